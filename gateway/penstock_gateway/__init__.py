@@ -1,0 +1,1 @@
+"""The edge gateway: frames in over MQTT, results out, every frame with one accounted fate."""

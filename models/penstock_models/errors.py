@@ -1,0 +1,38 @@
+"""The errors of this floor, split by whose fault it is.
+
+PenstockError
+├── UsageError            what the caller gave: a path, an option, a configuration (exit 2)
+├── BundleError           a bundle or model store that is wrong: digest, manifest, path tricks (exit 1)
+│   └── ModelRefused      a model file that no runtime may load: broken, external data, unknown operator
+└── PlacementError        no device of the preference list could be proven
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """A message for people: what was expected, what came, where, and what to do. One line."""
+
+    exit_code = 1
+
+
+class UsageError(PenstockError):
+    """The call or the configuration is wrong."""
+
+    exit_code = 2
+
+
+class BundleError(PenstockError):
+    """A bundle or a model store is wrong."""
+
+
+class ModelRefused(BundleError):
+    """A model file was refused. `reason` is a short name for machines, such as `external_data`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PlacementError(PenstockError):
+    """None of the wanted devices could be proven to run the model."""
