@@ -1,0 +1,200 @@
+"""A bundle: an immutable, digest-named package of one model version (contracts 6).
+
+Owns opening (everything is verified before anything is handed out) and writing (atomic, deterministic). Where the
+bytes lie is `archive`'s business; what a runtime thinks of a model file is `safety`'s and the runtimes'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock_models import canonical
+from penstock_models.archive import FolderSource, MemorySource, Source, TarSource, write_tar
+from penstock_models.errors import BundleError, UsageError
+from penstock_models.manifest import FORMAT, FileEntry, Manifest
+from penstock_models.manifest_rules import complaints
+
+MANIFEST = "manifest.json"
+SUFFIX = ".bundle"
+MAX_MANIFEST_BYTES = 4 * 1024**2
+
+
+class Bundle:
+    """A verified bundle. `digest` is `sha256:<hex>` of the manifest's bytes; `path` is where it was opened."""
+
+    def __init__(self, source: Source, path: Path) -> None:
+        """Verify everything that `source` holds.
+
+        Raises:
+            BundleError: a file that is missing, unlisted, of another size or digest; a manifest that is wrong.
+        """
+        self.path = path
+        self._source = source
+        data = manifest_bytes(source, path)
+        self.manifest = parse_manifest(data, path)
+        self.digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self._entries = {entry.path: entry for entry in self.manifest.files}
+        self._verify()
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file, verified again: what changed under the gateway is refused, never run.
+
+        Raises:
+            BundleError: the file is not listed, or is not what the manifest says.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path}: no file {name!r}; it has {', '.join(self._entries)}")
+        data = b"".join(self._source.chunks(name))
+        self._compare(entry, len(data), hashlib.sha256(data).hexdigest())
+        return data
+
+    def _verify(self) -> None:
+        found = self._source.sizes.keys() - {MANIFEST}
+        if unlisted := sorted(found - self._entries.keys()):
+            raise BundleError(f"{self.path}: {unlisted[0]} is not listed in {MANIFEST}")
+        if missing := sorted(self._entries.keys() - found):
+            raise BundleError(f"{self.path}: {missing[0]} is listed in {MANIFEST} but not there")
+        for entry in self.manifest.files:
+            size = self._source.sizes[entry.path]
+            # Sizes first: a wrong one is found without reading.
+            self._compare(entry, size, entry.sha256)
+            digest = hashlib.sha256()
+            for chunk in self._source.chunks(entry.path):
+                digest.update(chunk)
+            self._compare(entry, size, digest.hexdigest())
+
+    def _compare(self, entry: FileEntry, size: int, sha256: str) -> None:
+        if size != entry.size:
+            raise BundleError(f"{self.path}: {entry.path} has {size} bytes, {MANIFEST} says {entry.size}")
+        if sha256 != entry.sha256:
+            raise BundleError(
+                f"{self.path}: {entry.path} has sha256 {sha256[:12]}…, {MANIFEST} says {entry.sha256[:12]}…"
+            )
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a `.bundle` or an unpacked folder and verify all of it; nothing is extracted.
+
+    Raises:
+        UsageError: there is nothing at `path`.
+        BundleError: what is there is no bundle, or not the one that its manifest states.
+    """
+    path = Path(path)
+    return Bundle(_source(path), path)
+
+
+def peek(path: str | Path) -> Manifest:
+    """Only the manifest, checked in itself; the files are not read. For listings, not for loading.
+
+    Raises:
+        UsageError, BundleError: as `open_bundle`.
+    """
+    path = Path(path)
+    return parse_manifest(manifest_bytes(_source(path), path), path)
+
+
+def _source(path: Path) -> Source:
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.exists():
+        raise UsageError(f"no bundle at {path}: expected a {SUFFIX} file or an unpacked folder")
+    return TarSource(path)
+
+
+def manifest_bytes(source: Source, where: object) -> bytes:
+    """The bytes of `manifest.json`.
+
+    Raises:
+        BundleError: there is none, or it is too large.
+    """
+    size = source.sizes.get(MANIFEST)
+    if size is None:
+        raise BundleError(f"{where}: no {MANIFEST}; a bundle is made with `penstock model pack`")
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{where}: {MANIFEST} has {size} bytes, at most {MAX_MANIFEST_BYTES} are read")
+    return b"".join(source.chunks(MANIFEST))
+
+
+def parse_manifest(data: bytes, where: object) -> Manifest:
+    """A manifest from its canonical bytes. Unknown keys are skipped, a newer `v` is refused by name.
+
+    Raises:
+        BundleError: not JSON, not canonical, a newer format, a wrong type, or a rule of `manifest_rules` broken.
+    """
+    try:
+        raw = json.loads(data)
+        canonical_bytes = canonical.dumps(raw)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: {MANIFEST} is not JSON: {error}") from error
+    _check_format(raw, where)
+    if canonical_bytes != data:
+        raise BundleError(
+            f"{where}: {MANIFEST} is not canonical JSON (RFC 8785); write it with `penstock model pack`"
+        )
+    try:
+        manifest = msgspec.convert(raw, Manifest)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"{where}: {MANIFEST}: {error}") from error
+    for complaint in complaints(manifest):
+        raise BundleError(f"{where}: {MANIFEST}: {complaint}")
+    return manifest
+
+
+def _check_format(raw: Any, where: object) -> None:
+    version = raw.get("v") if isinstance(raw, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise BundleError(f"{where}: {MANIFEST} has no format version `v`; expected {FORMAT}")
+    if version > FORMAT:
+        raise BundleError(
+            f"{where}: {MANIFEST} has format v {version}, this penstock reads up to v {FORMAT}; upgrade it"
+        )
+
+
+def seal(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
+    """The canonical manifest bytes for `files`: sizes and digests filled in, sorted by path.
+
+    Raises:
+        BundleError: a number that JSON cannot hold, such as NaN in a golden answer.
+    """
+    entries = tuple(
+        FileEntry(name, len(files[name]), hashlib.sha256(files[name]).hexdigest()) for name in sorted(files)
+    )
+    plain = msgspec.to_builtins(msgspec.structs.replace(manifest, files=entries))
+    try:
+        return canonical.dumps({**plain, "v": FORMAT})
+    except ValueError as error:
+        raise BundleError(f"{manifest.name}: the manifest cannot be written: {error}") from error
+
+
+def memory_bundle(manifest: Manifest, files: Mapping[str, bytes], path: Path) -> Bundle:
+    """A verified bundle that was never written; `path` says where it comes from.
+
+    Raises:
+        BundleError: as `open_bundle`.
+    """
+    return Bundle(MemorySource({**files, MANIFEST: seal(manifest, files)}, path), path)
+
+
+def write_bundle(manifest: Manifest, files: Mapping[str, bytes], out: Path) -> Path:
+    """Write a bundle and say where. Equal input gives equal bytes; the file appears whole or not at all.
+
+    Args:
+        manifest: its `files` are filled in here.
+        files: by name, without `manifest.json`.
+        out: a path that ends in `.bundle`, or a folder (made if needed) that gets `NAME-VERSION.bundle`.
+
+    Raises:
+        BundleError: the manifest or a file name breaks a rule of the format.
+        UsageError: the place cannot be written.
+    """
+    target = out if out.suffix == SUFFIX else out / f"{manifest.name}-{manifest.version}{SUFFIX}"
+    memory_bundle(manifest, files, target)  # what could not be opened is never written
+    write_tar({**files, MANIFEST: seal(manifest, files)}, MANIFEST, target)
+    return target
