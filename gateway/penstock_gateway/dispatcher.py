@@ -1,0 +1,195 @@
+"""Hands batches of waiting frames to the executor, as many at a time as it has threads.
+
+The dispatcher acts; whose turn it is, `ModelQueue` decides, and how long a run takes, `RunTime` predicts. Nothing
+polls: a batch starts when frames come (`kick`), when a batch ends, or not at all; one timer stands at the earliest
+deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+from penstock_gateway.frames import NO_DEADLINE, Frame
+from penstock_gateway.ledger import Fate
+from penstock_gateway.model_queue import ModelQueue
+from penstock_models.items import Executor, Outcome, Refusal, ServableInfo
+
+BATCH_S = 0.010
+"""A batch is not made longer than this: a bound on what a full queue adds to the wait of the next frame."""
+
+IN_QUEUE: Fate = ("expired", "in_queue")
+PREDICTED_LATE: Fate = ("expired", "predicted_late")
+SHUTDOWN: Fate = ("dropped", "shutdown")
+
+log = logging.getLogger(__name__)
+
+
+class RunTime:
+    """Predicts seconds per item from what was measured: an exponential mean, started by the warm-up's figure.
+
+    A prediction that makes every frame late is never corrected by a run, so after `RETRY_S` without one it is not
+    believed for one batch.
+    """
+
+    RETRY_S = 1.0
+    WEIGHT = 0.1
+
+    def __init__(self, item_s: float) -> None:
+        self.item_s = item_s
+        self._last_run = 0.0
+
+    def batch_limit(self, max_batch: int) -> int:
+        return max(1, min(max_batch, int(BATCH_S / max(self.item_s, 1e-6))))
+
+    def predict(self, items: int, now: float) -> float:
+        """Seconds for a batch of `items`; 0 when the prediction has not been tried for too long."""
+        return self.item_s * items if now - self._last_run < self.RETRY_S else 0.0
+
+    def ran(self, items: int, seconds: float, now: float) -> None:
+        self.item_s += self.WEIGHT * (seconds / items - self.item_s)
+        self._last_run = now
+
+    def timeout_s(self, items: int) -> float:
+        """When a run counts as hung: five times the prediction, at least 1 s, at most 60 s."""
+        return min(60.0, max(1.0, 5 * self.item_s * items))
+
+
+class ModelRun:
+    """One loaded version with its waiting frames."""
+
+    def __init__(self, info: ServableInfo) -> None:
+        self.info = info
+        self.queue = ModelQueue(one_per_stream=info.stateful)
+        self.run_time = RunTime(info.p50_ms / 1e3)
+
+
+class Dispatcher:
+    """Runs the batches of all models on one executor.
+
+    Args:
+        slots: batches at a time: the executor's threads.
+        on_outcomes: gets every batch with its outcomes, on the event loop.
+        on_settled: gets every frame that is settled without a run, with its fate.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        slots: int,
+        on_outcomes: Callable[[ModelRun, list[Frame], Sequence[Outcome]], None],
+        on_settled: Callable[[list[Frame], Fate], None],
+    ) -> None:
+        self.models: list[ModelRun] = []
+        self._executor = executor
+        self._free = slots
+        self._slots = slots
+        self._on_outcomes = on_outcomes
+        self._on_settled = on_settled
+        self._next = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Own the batches until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self.kick()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._disarm()
+
+    def kick(self) -> None:
+        """Start batches while there are frames and free slots. Call it after a burst of pushes."""
+        if self._tasks is None:
+            return
+        now = asyncio.get_running_loop().time()
+        while self._free and (model := self._choose()) is not None:
+            batch = self._form(model, now)
+            if batch:
+                self._free -= 1
+                self._idle.clear()
+                self._tasks.create_task(self._run(model, batch), name=f"batch {model.info.name}")
+        self._arm()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until nothing waits and nothing runs; False when that takes longer than `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(m.queue.waiting for m in self.models) or self._free < self._slots:
+                    self._idle.clear()
+                    await self._idle.wait()
+        return not any(m.queue.waiting for m in self.models) and self._free == self._slots
+
+    def _choose(self) -> ModelRun | None:
+        """The next model with waiting frames, round robin."""
+        for i in range(len(self.models)):
+            model = self.models[(self._next + i) % len(self.models)]
+            if model.queue.ready:
+                self._next = (self._next + i + 1) % len(self.models)
+                return model
+        return None
+
+    def _form(self, model: ModelRun, now: float) -> list[Frame]:
+        limit = model.run_time.batch_limit(model.info.max_batch)
+        items = min(limit, model.queue.waiting)
+        taken = model.queue.take(limit, now, model.run_time.predict(items, now))
+        if taken.in_queue:
+            self._on_settled(taken.in_queue, IN_QUEUE)
+        if taken.predicted_late:
+            self._on_settled(taken.predicted_late, PREDICTED_LATE)
+        return taken.batch
+
+    async def _run(self, model: ModelRun, batch: list[Frame]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        items = [frame.item for frame in batch if frame.item is not None]
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = await self._executor.run(
+                model.info.digest, items, model.run_time.timeout_s(len(batch))
+            )
+        except asyncio.CancelledError:
+            self._on_settled(batch, SHUTDOWN)
+            raise
+        except (
+            Exception
+        ) as error:  # whatever an executor raises, these frames need a fate and the others a gateway
+            log.exception("batch failed", extra={"fields": {"model": model.info.name}})
+            outcomes = [Refusal("failed", "internal", str(error))] * len(batch)
+        finally:
+            self._free += 1
+            model.queue.release(batch)
+        now = loop.time()
+        model.run_time.ran(len(batch), now - began, now)
+        self._on_outcomes(model, batch, outcomes)
+        self.kick()
+        if self._free == self._slots:
+            self._idle.set()
+
+    def _arm(self) -> None:
+        """One timer at the earliest deadline of all waiting frames."""
+        earliest = min((m.queue.next_deadline() for m in self.models if m.queue.waiting), default=NO_DEADLINE)
+        if self._timer is not None:
+            if self._timer.when() <= earliest:
+                return
+            self._disarm()
+        if earliest != NO_DEADLINE:
+            self._timer = asyncio.get_running_loop().call_at(earliest, self._expire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for model in self.models:
+            if expired := model.queue.expire(now):
+                self._on_settled(expired, IN_QUEUE)
+        self._arm()

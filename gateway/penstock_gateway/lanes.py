@@ -1,0 +1,47 @@
+"""A lane: the live side of a route. It counts what the route holds and says when that is full.
+
+Pure. What "full" does is named in the configuration: `wait` stops reading the lane's socket, `drop_oldest` and
+`drop_newest` settle a frame as `dropped: full`.
+"""
+
+from __future__ import annotations
+
+from penstock_gateway.config import Route
+from penstock_gateway.dispatcher import ModelRun
+
+RESUME = 0.75
+"""A lane that waits is read again when it holds less than this share of its bounds."""
+
+
+class Lane:
+    """Frames and bytes that a route holds: accepted, and not yet settled for good."""
+
+    def __init__(self, route: Route, model: ModelRun) -> None:
+        self.route = route
+        self.model = model
+        self.frames = 0
+        self.nbytes = 0
+        self.streams = 0
+        self.paused = False
+
+    def hold(self, nbytes: int) -> None:
+        self.frames += 1
+        self.nbytes += nbytes
+
+    def let_go(self, nbytes: int) -> None:
+        self.frames -= 1
+        self.nbytes -= nbytes
+
+    @property
+    def full(self) -> bool:
+        return self.frames >= self.route.queue or self.nbytes >= self.route.queue_bytes
+
+    @property
+    def roomy(self) -> bool:
+        """There is room enough to read again after a pause."""
+        return self.frames < RESUME * self.route.queue and self.nbytes < RESUME * self.route.queue_bytes
+
+    @property
+    def window(self) -> int:
+        """How many frames each of its streams may send before the lane is full (the receipt's `window`)."""
+        return max(0, self.route.queue - self.frames) // max(1, self.streams)
