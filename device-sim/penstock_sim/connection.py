@@ -1,0 +1,208 @@
+"""One plain MQTT connection for load: it writes packets as they are and never reconnects.
+
+The gateway's `Link` keeps a session alive through everything; a load generator wants the opposite: no queue of its
+own between the intended time and the socket, and an end with a reason when the broker goes away, since the
+measurement is void then. The packets' layout belongs to `penstock_gateway.mqtt`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+
+from penstock_gateway.mqtt import LinkOptions, Message, encode
+from penstock_gateway.mqtt.decode import Connack, Decoder, Disconnected, Read, Suback
+from penstock_gateway.mqtt.wire import Prop, ProtocolError
+from penstock_models.errors import PenstockError
+
+OnMessages = Callable[[Sequence[Message]], None]
+
+_WINDOW_3_1_1 = 1000
+"""QoS 1 messages in flight on 3.1.1, where the broker does not say how many it takes."""
+_BUFFER = 1 << 20
+
+
+class ConnectionLost(PenstockError):
+    """The broker is not there, refused us, or went away."""
+
+
+class Connection(asyncio.Protocol):
+    """Made by `connect`. `busy` is true while the broker has not taken what was written, or has to acknowledge first."""
+
+    def __init__(self, protocol: int, on_messages: OnMessages | None) -> None:
+        self.protocol = protocol
+        self._on_messages = on_messages
+        self._received: list[int] = []
+        self._decoder = Decoder(protocol, self._arrive)
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Connack | Suback] = asyncio.get_running_loop().create_future()
+        self._in_flight: set[int] = set()
+        self._window, self._last_id = _WINDOW_3_1_1, 0
+        self._choked = False
+        self._changed = asyncio.Event()
+        self._lost = ""
+        self._pinger: asyncio.TimerHandle | None = None
+        self.refused = 0
+        """QoS 1 messages that the broker took with an error reason (an ACL, a quota)."""
+
+    @property
+    def busy(self) -> bool:
+        return self._choked or len(self._in_flight) >= self._window
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def write(self, packets: Sequence[bytes]) -> None:
+        """Send whole packets with one call to the socket."""
+        if self._transport is not None:
+            self._transport.write(b"".join(packets))
+
+    def packet_id(self) -> int:
+        """Take a free packet id; the caller looks at `busy` first."""
+        while True:
+            self._last_id = self._last_id % 65_535 + 1
+            if self._last_id not in self._in_flight:
+                self._in_flight.add(self._last_id)
+                return self._last_id
+
+    async def room(self) -> None:
+        """Wait until not `busy`.
+
+        Raises:
+            ConnectionLost: with the reason.
+        """
+        await self._until(lambda: not self.busy)
+
+    async def acknowledged(self) -> None:
+        """Wait until nothing is in flight."""
+        await self._until(lambda: not self._in_flight)
+
+    async def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
+        """Subscribe and wait for the grant."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self.write([encode.subscribe(1, filters, self.protocol)])
+        answer = await self._answer
+        if isinstance(answer, Suback) and any(reason >= 0x80 for reason in answer.reasons):
+            raise ConnectionLost(f"the broker refused the subscription to {', '.join(f for f, _ in filters)}")
+
+    def close(self) -> None:
+        self._lost = self._lost or "closed"
+        self._changed.set()
+        if self._pinger is not None:
+            self._pinger.cancel()
+        if self._transport is not None:
+            self._transport.write(encode.disconnect(self.protocol))
+            self._transport.close()
+
+    async def handshake(self, options: LinkOptions) -> None:
+        """Send CONNECT, wait for CONNACK, start the pings."""
+        self.write([encode.connect(options, self.protocol)])
+        answer = await self._answer
+        if isinstance(answer, Connack) and answer.reason:
+            raise ConnectionLost(f"the broker refused the connection with reason 0x{answer.reason:02x}")
+        if isinstance(answer, Connack) and self.protocol == 5:
+            maximum = answer.properties.get(Prop.RECEIVE_MAXIMUM, 65_535)
+            self._window = maximum if isinstance(maximum, int) else 65_535
+        self._ping(options.keepalive_s / 2)
+
+    # --- called by the event loop ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_BUFFER)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            read = self._decoder.feed(data)
+        except ProtocolError as error:
+            self._fail(f"the broker broke the protocol: {error}")
+            return
+        self._acknowledge(read)
+        if read.messages and self._on_messages is not None:
+            self._on_messages(read.messages)
+        for packet in read.control:
+            if isinstance(packet, Disconnected):
+                self._fail(f"the broker disconnected with reason 0x{packet.reason:02x}")
+            elif isinstance(packet, (Connack, Suback)) and not self._answer.done():
+                self._answer.set_result(packet)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(f"the broker closed the connection{f': {exc}' if exc else ''}")
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self._changed.set()
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _acknowledge(self, read: Read) -> None:
+        for packet_id, reason in read.acked:
+            self._in_flight.discard(packet_id)
+            self.refused += reason >= 0x80
+        if read.acked:
+            self._changed.set()
+        if self._received:
+            self.write([encode.pubacks(self._received)])
+            self._received.clear()
+
+    def _arrive(self, packet_id: int) -> int:
+        self._received.append(packet_id)
+        return packet_id
+
+    def _fail(self, reason: str) -> None:
+        self._lost = self._lost or reason
+        self._changed.set()
+        if not self._answer.done():
+            self._answer.set_exception(ConnectionLost(self._lost))
+        if self._transport is not None:
+            self._transport.close()
+
+    def _ping(self, period_s: float) -> None:
+        self.write([encode.PINGREQ])
+        self._pinger = asyncio.get_running_loop().call_later(period_s, self._ping, period_s)
+
+    async def _until(self, wanted: Callable[[], bool]) -> None:
+        while not wanted():
+            if self._lost:
+                raise ConnectionLost(self._lost)
+            self._changed.clear()
+            await self._changed.wait()
+        if self._lost:
+            raise ConnectionLost(self._lost)
+
+
+async def connect(
+    options: LinkOptions, protocol: int = 5, on_messages: OnMessages | None = None
+) -> Connection:
+    """Open a connection; `protocol` is 5 or 4 (3.1.1).
+
+    Raises:
+        ConnectionLost: nobody listens, the broker refuses, or it does not answer within `connect_timeout_s`.
+    """
+    where = f"{options.host}:{options.port}"
+    connection = Connection(protocol, on_messages)
+    try:
+        async with asyncio.timeout(options.connect_timeout_s):
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: connection, options.host, options.port, ssl=_tls(options))
+            await connection.handshake(options)
+    except (OSError, TimeoutError, ConnectionLost) as error:
+        connection.close()
+        text = str(error) or f"no answer within {options.connect_timeout_s:g} s"
+        raise ConnectionLost(f"expected an MQTT broker at {where}: {text}") from None
+    return connection
+
+
+def _tls(options: LinkOptions) -> ssl.SSLContext | None:
+    if not options.tls:
+        return None
+    context = ssl.create_default_context(cafile=options.ca)
+    if options.cert is not None:
+        context.load_cert_chain(options.cert, options.key)
+    return context

@@ -1,0 +1,328 @@
+"""An open-loop publisher: virtual devices that send when they intended to, and count what comes back.
+
+Intended times are fixed before the run, so a slow broker or gateway never thins the load out, and a latency counts
+from the intended time (no coordinated omission). The publisher watches itself too: by how much it missed its own
+times is in the report, and `on_time` false declares a measurement void. Who answers what belongs to `tracker`, the
+bytes on the wire to `packets` and `connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_gateway.mqtt import LinkOptions, Message
+from penstock_gateway.topics import device_topic
+from penstock_models.errors import UsageError
+from penstock_sim.connection import Connection, ConnectionLost, connect
+from penstock_sim.histogram import Histogram
+from penstock_sim.packets import PublishTemplate
+from penstock_sim.schedule import Schedule, merge
+from penstock_sim.sources import Payload, Source
+from penstock_sim.tracker import StreamReport, StreamTrack, Tracker
+
+LATE_MS = 10.0
+"""A run whose p99 lag is above this was limited by the generator: its figures say nothing about the gateway."""
+
+_CHUNK_S = 0.25
+_BATCH = 256
+_TICK_S = 0.001
+_GRACE_S = 10.0
+"""How long a run may go on behind its end: what is still unsent then stays so, and is reported."""
+
+
+class VirtualStream(msgspec.Struct, frozen=True):
+    """One stream of a virtual device. `topic` "" means the stream's own `frame` (images) or `data` topic."""
+
+    device: str
+    stream: str
+    source: Source
+    schedule: Schedule
+    qos: Literal[0, 1] = 0
+    topic: str = ""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where to publish. `protocol` is 5 or 4 (3.1.1); streams are spread over `connections` in turn."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    site: str = "home"
+    root: str = "penstock"
+    protocol: Literal[4, 5] = 5
+    connections: int = 1
+    username: str | None = None
+    password: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a run did. `lag_ms` is real minus intended time of sending; `late` counts messages later than `LATE_MS`;
+    `on_time` is false where p99 of the lag is above it or something intended was not sent at all (`unsent`). `refused`
+    are messages that the broker refused (PUBACK)."""
+
+    boot: str
+    seconds: float
+    sent: int
+    results: int
+    unanswered: int
+    foreign: int
+    refused: int
+    late: int
+    unsent: int
+    on_time: bool
+    lag_ms: dict[str, float | None]
+    latency_ms: dict[str, float | None]
+    fates: dict[str, int]
+    streams: dict[str, StreamReport]
+
+
+class _Device:
+    """A stream with what it needs to send its next message."""
+
+    def __init__(self, stream: VirtualStream, target: Target, boot: str) -> None:
+        source = stream.source
+        kind = "frame" if source.media_type.startswith("image/") or not source.media_type else "data"
+        topic = stream.topic or device_topic(target.root, target.site, stream.device, stream.stream, kind)
+        self.schedule, self.qos = stream.schedule, stream.qos
+        self.template = PublishTemplate(topic, stream.qos, target.protocol, source.media_type, boot)
+        stamped = self.template.stamped
+        self.track = StreamTrack(stream.device, stream.stream, boot, source.rate_hz, stamped)
+        self._payloads: Iterator[Payload] = source.payloads()
+        self._ahead: Payload | None = next(self._payloads, None)
+
+    def take(self) -> Payload | None:
+        """The next payload, None at the source's end."""
+        payload = self._ahead
+        if payload is not None:
+            self._ahead = next(self._payloads, None)
+        return payload
+
+    @property
+    def ended(self) -> bool:
+        return self._ahead is None
+
+    def close(self) -> None:
+        close = getattr(self._payloads, "close", None)
+        if close is not None:
+            close()
+
+
+class Publisher:
+    """Publishes `streams` at `target`; use as an async context manager, then `run`, `settle`, `report`.
+
+    Args:
+        boot: id of the devices' start; a random one when left out.
+
+    Raises:
+        ConnectionLost: from any of its methods, when the broker is not there or goes away.
+    """
+
+    def __init__(self, target: Target, streams: Sequence[VirtualStream], boot: str = "") -> None:
+        if not 1 <= target.connections <= max(1, len(streams)):
+            raise UsageError(
+                f"expected 1 to {len(streams)} connections (one stream each), got {target.connections}"
+            )
+        self.boot = boot or secrets.token_hex(4)
+        self._target = target
+        self._devices = [_Device(stream, target, self.boot) for stream in streams]
+        self._tracks = {f"{d.track.device}/{d.track.stream}": d.track for d in self._devices}
+        self.tracker = Tracker(self._tracks.values())
+        self._senders: list[_Sender] = []
+        self._collector: Connection | None = None
+        self._seconds = 0.0
+        self._news = asyncio.Event()
+
+    @property
+    def tracks(self) -> dict[str, StreamTrack]:
+        """The live books of each "DEVICE/STREAM"."""
+        return self._tracks
+
+    async def __aenter__(self) -> Publisher:
+        try:
+            await self._connect()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def _connect(self) -> None:
+        target = self._target
+        self._collector = await connect(
+            _options(target, f"sim-{self.boot}-results"), target.protocol, self._collect
+        )
+        await self._collector.subscribe([(device_topic(target.root, target.site, "+", "+", "result"), 1)])
+        for number in range(target.connections):
+            connection = await connect(_options(target, f"sim-{self.boot}-{number}"), target.protocol)
+            self._senders.append(_Sender(connection, self._devices[number :: target.connections]))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for sender in self._senders:
+            sender.connection.close()
+        if self._collector is not None:
+            self._collector.close()
+        for device in self._devices:
+            device.close()
+
+    async def run(self, seconds: float) -> None:
+        """Send for `seconds`, or until every source has ended. Every `run` starts its schedules where the last one
+        stopped; cancelling it stops the sending at once."""
+        begin = time.monotonic()
+        origin, end_s = begin - self._seconds, self._seconds + seconds
+        try:
+            async with asyncio.timeout(seconds + _GRACE_S):
+                await _all(sender.run(origin, end_s) for sender in self._senders)
+        except TimeoutError:
+            pass  # the rest stays unsent, and the report says so
+        finally:
+            self._seconds += time.monotonic() - begin
+
+    async def settle(self, timeout_s: float, quiet_s: float = 1.0) -> bool:
+        """Wait for PUBACKs, then until every frame is answered (True) or no result came for `quiet_s` (False)."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                for sender in self._senders:
+                    await sender.connection.acknowledged()
+                while self.tracker.outstanding:
+                    self._news.clear()
+                    async with asyncio.timeout(quiet_s):
+                        await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def report(self) -> Report:
+        lag, latency = Histogram(), Histogram()
+        for sender in self._senders:
+            lag.merge(sender.lag_ms)
+        for track in self._tracks.values():
+            latency.merge(track.latency_ms)
+        p99 = lag.percentile(99)
+        unsent = sum(sender.unsent for sender in self._senders)
+        streams = {name: track.report() for name, track in self._tracks.items()}
+        return Report(
+            boot=self.boot,
+            seconds=round(self._seconds, 3),
+            sent=sum(s.sent for s in streams.values()),
+            results=sum(s.results for s in streams.values()),
+            unanswered=self.tracker.outstanding,
+            foreign=self.tracker.foreign,
+            refused=sum(sender.connection.refused for sender in self._senders),
+            late=sum(sender.late for sender in self._senders),
+            unsent=unsent,
+            on_time=unsent == 0 and (p99 is None or p99 <= LATE_MS),
+            lag_ms=lag.summary(),
+            latency_ms=latency.summary(),
+            fates=_sum_fates(streams.values()),
+            streams=streams,
+        )
+
+    def _collect(self, messages: Sequence[Message]) -> None:
+        now = time.monotonic()
+        for message in messages:
+            self.tracker.result(message.payload, now)
+        self._news.set()
+
+
+class _Sender:
+    """The devices of one connection. A full window or socket delays all of them, which shows as lag."""
+
+    def __init__(self, connection: Connection, devices: Sequence[_Device]) -> None:
+        self.connection, self._devices = connection, devices
+        self.lag_ms = Histogram()
+        self.late = self.unsent = 0
+        self._planned_to = 0.0
+
+    async def run(self, origin: float, end_s: float) -> None:
+        """Send what is intended before `end_s`; schedules count from the monotonic time `origin`."""
+        while self._planned_to < end_s and not all(device.ended for device in self._devices):
+            self._planned_to = min(self._planned_to + _CHUNK_S, end_s)
+            times, owners = merge([device.schedule for device in self._devices], self._planned_to)
+            self.unsent += len(times)
+            await self._send((times + origin).tolist(), owners)
+        await _sleep_until(origin + end_s if not all(device.ended for device in self._devices) else 0.0)
+
+    async def _send(self, times: list[float], owners: NDArray[np.intp]) -> None:
+        devices = [self._devices[owner] for owner in owners.tolist()]
+        position = 0
+        while position < len(times):
+            if self.connection.busy:
+                await self.connection.room()
+            now = time.monotonic()
+            if times[position] > now:
+                await asyncio.sleep(max(times[position] - now, _TICK_S))
+                continue
+            position = self._write_due(times, devices, position, now)
+            if position < len(times) and times[position] <= now:
+                await asyncio.sleep(0)  # behind: let PUBACKs and results in between two batches
+
+    def _write_due(self, times: list[float], devices: list[_Device], position: int, now: float) -> int:
+        """Write at most one batch of what is due; returns the position after it."""
+        packets: list[bytes] = []
+        wall_ms = time.time_ns() // 1_000_000
+        connection = self.connection
+        stop = min(position + _BATCH, len(times))
+        while position < stop and times[position] <= now and not connection.busy:
+            device, intended = devices[position], times[position]
+            position += 1
+            self.unsent -= 1
+            payload = device.take()
+            if payload is None:
+                continue
+            packet_id = connection.packet_id() if device.qos else 0
+            ts = wall_ms if payload.ts is None else payload.ts
+            packets.append(
+                device.template.packet(payload.data, payload.user, device.track.sent, ts, packet_id)
+            )
+            device.track.record(intended, wall_ms)
+            lag = (now - intended) * 1000.0
+            self.lag_ms.add(lag)
+            self.late += lag > LATE_MS
+        connection.write(packets)
+        return position
+
+
+async def _all(runs: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run all to the end; the first failure ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, run in enumerate(runs):
+                group.create_task(run, name=f"sender-{number}")
+    except* ConnectionLost as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _sleep_until(monotonic_s: float) -> None:
+    await asyncio.sleep(max(0.0, monotonic_s - time.monotonic()))
+
+
+def _options(target: Target, client_id: str) -> LinkOptions:
+    url = urlsplit(target.url)
+    if url.scheme not in ("mqtt", "mqtts") or not url.hostname:
+        raise UsageError(f"expected mqtt://HOST[:PORT] or mqtts://HOST[:PORT], got {target.url!r}")
+    tls = url.scheme == "mqtts"
+    port = url.port or (8883 if tls else 1883)
+    return LinkOptions(
+        url.hostname, port, client_id, tls=tls, username=target.username, password=target.password
+    )  # fmt: skip
+
+
+def _sum_fates(streams: Iterable[StreamReport]) -> dict[str, int]:
+    pairs = itertools.chain.from_iterable(stream.fates.items() for stream in streams)
+    total: dict[str, int] = {}
+    for fate, count in pairs:
+        total[fate] = total.get(fate, 0) + count
+    return total
