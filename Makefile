@@ -68,11 +68,12 @@ help: ## list the targets
 test-extra-%: .venv-%/.penstock-installed
 	.venv-$*/bin/pytest tests/extras/$*
 
-# What the tests start as real programs: the broker with its clients, and systemd's judge of units.
+# What the tests start as real programs: the broker with its clients, a CA, and systemd's judge of units.
 .PHONY: system-packages
 system-packages:
 	@PATH="$$PATH:/usr/sbin:/sbin"; packages=(); \
 	command -v mosquitto >/dev/null || packages+=(mosquitto); \
 	command -v mosquitto_pub >/dev/null || packages+=(mosquitto-clients); \
+	command -v openssl >/dev/null || packages+=(openssl); \
 	command -v systemd-analyze >/dev/null || packages+=(systemd); \
 	[ $${#packages[@]} -eq 0 ] || scripts/apt.sh "$${packages[@]}"

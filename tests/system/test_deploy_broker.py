@@ -1,0 +1,286 @@
+"""The broker files of deploy/, run by a real Mosquitto: only paths, the port and the system user are rewritten."""
+
+import getpass
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.system
+
+DEPLOY = ROOT / "deploy"
+SBIN = "/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin:/bin"
+PASSWORD = "not a secret"
+NOT_AUTHORIZED = 135
+HOME = "penstock/v1/home"
+DEV = f"{HOME}/dev"
+
+FreePort = Callable[[], int]
+
+
+@contextmanager
+def running(config: Path, port: int) -> Iterator[None]:
+    """Run Mosquitto on a configuration until it listens on `port`; end it at the end."""
+    program = shutil.which("mosquitto", path=SBIN)
+    assert program, "Mosquitto is not installed; `make test` installs it"
+    log = config.with_suffix(".log")
+    with log.open("wb") as out, subprocess.Popen([program, "-c", config], stdout=out, stderr=out) as process:
+        try:
+            _await_listening(port, process, log)
+            yield
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _await_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        threading.Event().wait(0.02)
+    pytest.fail(f"Mosquitto does not listen on {port}: {log.read_text()}")
+
+
+def placed(folder: Path, port: int, *, extra: str = "") -> Path:
+    """Write mosquitto.conf, the ACLs and the password file into `folder` as an installation has them in /etc."""
+    text = (DEPLOY / "mosquitto.conf").read_text() + extra
+    for shipped, here in {
+        "listener 1883": f"listener {port} 127.0.0.1",
+        "/etc/mosquitto/": f"{folder}/",
+        "/var/lib/mosquitto/": f"{folder}/",
+    }.items():
+        assert shipped in text
+        text = text.replace(shipped, here)
+    config = folder / "mosquitto.conf"
+    config.write_text(f"{text}user {getpass.getuser()}\n")
+    shutil.copy(DEPLOY / "mosquitto.acl", folder / "penstock.acl")
+    passwords = folder / "penstock.passwd"
+    passwords.write_text("".join(f"{name}:{PASSWORD}\n" for name in ("gateway", "operator", "door", "yard")))
+    subprocess.run(["mosquitto_passwd", "-U", passwords], check=True, timeout=10)
+    return config
+
+
+class Client:
+    """A v5 client that keeps what it receives, and tells the reason code of each of its publishes."""
+
+    def __init__(self, port: int, user: str, *, keep_s: int = 0, client_id: str = "") -> None:
+        self.topics: list[str] = []
+        self._news = threading.Condition()
+        self._reasons: dict[int, int] = {}
+        self._connected: int | None = None
+        self.mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+        self.mqtt.max_queued_messages_set(0)
+        self.mqtt.max_inflight_messages_set(500)
+        self.mqtt.username_pw_set(user, PASSWORD)
+        self.mqtt.on_connect = lambda _c, _u, _f, reason, _p: self._note(connected=reason.value)
+        self.mqtt.on_message = lambda _c, _u, message: self._note(topic=message.topic)
+        self.mqtt.on_publish = lambda _c, _u, mid, reason, _p: self._note(mid=mid, reason=reason.value)
+        self._port, self._keep_s = port, keep_s
+
+    def connect(self) -> int:
+        """Connect, and return the reason code of the CONNACK."""
+        expiry = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        expiry.SessionExpiryInterval = self._keep_s
+        self.mqtt.connect("127.0.0.1", self._port, clean_start=self._keep_s == 0, properties=expiry)
+        self.mqtt.loop_start()
+        self.wait(lambda: self._connected is not None)
+        assert self._connected is not None
+        return self._connected
+
+    def subscribe(self, topic: str) -> None:
+        """Subscribe at QoS 1, and wait for the SUBACK."""
+        done = threading.Event()
+        self.mqtt.on_subscribe = lambda *_: done.set()
+        self.mqtt.subscribe(topic, 1)
+        assert done.wait(10)
+
+    def publish(self, topic: str, payload: bytes = b"x") -> int:
+        """Publish at QoS 1, and return the reason code of the PUBACK."""
+        mid = self.mqtt.publish(topic, payload, qos=1).mid
+        self.wait(lambda: mid in self._reasons)
+        return self._reasons[mid]
+
+    def acknowledged(self) -> int:
+        """Return how many publishes the broker has acknowledged."""
+        return len(self._reasons)
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
+        """Wait until `condition` holds; it is looked at whenever something arrives."""
+        with self._news:
+            assert self._news.wait_for(condition, timeout_s), f"nothing came; so far {self.topics[-5:]}"
+
+    def close(self) -> None:
+        """Disconnect, and end the thread."""
+        self.mqtt.disconnect()
+        self.mqtt.loop_stop()
+
+    def _note(self, connected: int | None = None, topic: str = "", mid: int = 0, reason: int = 0) -> None:
+        with self._news:
+            if connected is not None:
+                self._connected = connected
+            if topic:
+                self.topics.append(topic)
+            if mid:
+                self._reasons[mid] = reason
+            self._news.notify_all()
+
+
+@pytest.fixture
+def port(tmp_path: Path, free_port: FreePort) -> Iterator[int]:
+    """Run the shipped broker, and return its port."""
+    number = free_port()
+    with running(placed(tmp_path, number), number):
+        yield number
+
+
+@pytest.fixture
+def join(port: int) -> Iterator[Callable[..., Client]]:
+    """Return a function that connects a client; all are closed at the end."""
+    clients: list[Client] = []
+
+    def connected(user: str, **options: object) -> Client:
+        client = Client(port, user, **options)  # type: ignore[arg-type]
+        assert client.connect() == 0
+        clients.append(client)
+        return client
+
+    yield connected
+    for client in clients:
+        client.close()
+
+
+# User → topics that this user may publish; below, who may not publish what, and what everybody sees of it.
+ALLOWED = {
+    "door": ["dev/door/cam/frame", "dev/door/vib/data", "dev/door/status"],
+    "gateway": [
+        "dev/yard/cam/result",
+        "dev/yard/cam/event",
+        "dev/yard/cam/receipt",
+        "dev/yard/cam/snapshot",
+        "gw/gw1/status",
+        "gw/gw1/stats",
+        "gw/gw1/model/person/reported",
+        "gw/gw1/offload/state",
+    ],
+    "operator": ["gw/gw1/offload/set"],
+}
+REFUSED = [
+    ("yard", "dev/door/cam/frame"),
+    ("yard", "dev/door/vib/data"),
+    ("yard", "dev/door/status"),
+    ("door", "dev/door/cam/result"),
+    ("door", "dev/door/cam/receipt"),
+    ("door", "gw/gw1/status"),
+    ("door", "gw/gw1/offload/set"),
+    ("door", "gw/gw1/model/person/desired"),
+    ("gateway", "dev/door/cam/frame"),
+    ("operator", "dev/door/cam/frame"),
+    ("operator", "dev/door/cam/result"),
+    ("operator", "gw/gw1/model/person/desired"),
+]
+SEEN = {
+    "door": set[str](),
+    "yard": {"dev/yard/cam/result", "dev/yard/cam/event", "dev/yard/cam/receipt", "dev/yard/cam/snapshot"},
+    "gateway": {*ALLOWED["door"], *ALLOWED["gateway"][4:], *ALLOWED["operator"]},
+    "operator": {"dev/door/status", *ALLOWED["gateway"], *ALLOWED["operator"]},
+}
+
+
+def test_everybody_publishes_and_reads_what_is_theirs(join: Callable[..., Client]) -> None:
+    readers = {user: join(user) for user in SEEN}
+    for reader in readers.values():
+        reader.subscribe("penstock/#")
+    for user, topics in ALLOWED.items():
+        writer = join(user)
+        for topic in topics:
+            assert writer.publish(f"{HOME}/{topic}") == 0, (user, topic)
+    gateway = join("gateway")
+    for user, reader in readers.items():
+        # What a reader sees of this comes after all that it sees of the above.
+        end = f"{HOME}/dev/{user}/end/result" if user in ("door", "yard") else f"{HOME}/gw/gw1/end"
+        gateway.publish(end)
+        reader.wait(partial(reader.topics.__contains__, end))
+        assert {t.removeprefix(f"{HOME}/") for t in reader.topics if "/end" not in t} == SEEN[user], user
+
+
+@pytest.mark.parametrize(("user", "topic"), REFUSED)
+def test_nobody_publishes_what_is_not_theirs(join: Callable[..., Client], user: str, topic: str) -> None:
+    assert join(user).publish(f"{HOME}/{topic}") == NOT_AUTHORIZED
+
+
+def test_a_stranger_is_not_let_in(port: int) -> None:
+    stranger = Client(port, "gateway")
+    stranger.mqtt.username_pw_set("gateway", "guessed")
+    assert stranger.connect() == NOT_AUTHORIZED
+    stranger.close()
+
+
+def test_a_frame_that_only_the_gateway_may_refuse_gets_through(join: Callable[..., Client]) -> None:
+    gateway, device = join("gateway"), join("door")
+    gateway.subscribe(f"{DEV}/+/+/frame")
+    assert device.publish(f"{DEV}/door/cam/frame", bytes(10_000_000)) == 0
+    gateway.wait(lambda: len(gateway.topics) == 1)
+
+
+def test_the_queue_holds_an_outage(join: Callable[..., Client]) -> None:
+    """Twelve seconds of a 1,000/s flow: a stock broker keeps the first second of it."""
+    windows = 12_000
+    away = join("gateway", keep_s=600, client_id="gw1-every")
+    away.subscribe(f"{DEV}/+/+/data")
+    away.close()
+    device = join("door")
+    for _ in range(windows):
+        device.mqtt.publish(f"{DEV}/door/vib/data", bytes(640), qos=1)
+    device.wait(lambda: device.acknowledged() == windows)
+    back = join("gateway", keep_s=600, client_id="gw1-every")
+    back.wait(lambda: len(back.topics) == windows)
+
+
+def test_tls_and_client_certificates(tmp_path: Path, free_port: FreePort) -> None:
+    """A device's certificate names it: no password, and the same ACLs."""
+    certificates(tmp_path / "certs")
+    port = free_port()
+    tls = (DEPLOY / "mosquitto-tls.conf").read_text().replace("listener 8883", f"listener {port} 127.0.0.1")
+    for line in ("require_certificate true", "use_identity_as_username true"):
+        assert f"\n#{line}\n" in tls
+        tls = tls.replace(f"#{line}", line)
+    with running(placed(tmp_path, free_port(), extra=tls), port):
+        door = Client(port, "")
+        door.mqtt.username_pw_set(None)
+        folder = tmp_path / "certs"
+        door.mqtt.tls_set(*(str(folder / name) for name in ("ca.crt", "door.crt", "door.key")))
+        assert door.connect() == 0
+        assert door.publish(f"{DEV}/door/cam/frame") == 16  # accepted, and nobody subscribes
+        assert door.publish(f"{DEV}/yard/cam/frame") == NOT_AUTHORIZED
+        door.close()
+
+
+def certificates(folder: Path) -> None:
+    """Make a CA, and certificates that it signed for the server 127.0.0.1 and the device `door`."""
+    folder.mkdir()
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=20)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test CA", "-days", "2")
+    for name, common in {"server": "127.0.0.1", "door": "door"}.items():
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={common}")
+        (folder / "alt.cnf").write_text("subjectAltName=IP:127.0.0.1\n")
+        signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "alt.cnf", "-days", "2")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed)
