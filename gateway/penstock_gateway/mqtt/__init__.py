@@ -7,7 +7,8 @@ loop: callbacks are called there, and must not block.
 
 from __future__ import annotations
 
-from typing import Callable, Protocol, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -100,8 +101,9 @@ class LinkState(Protocol):
 class Link(Protocol):
     """One MQTT connection. `run` is the task that owns it."""
 
-    overruns: int
-    """Messages that arrived beyond our advertised Receive Maximum: counted, never an error."""
+    @property
+    def overruns(self) -> int:
+        """Messages that arrived beyond our advertised Receive Maximum: counted, never an error."""
 
     async def run(self, on_messages: OnMessages, state: LinkState) -> None:
         """Connect, serve, reconnect with jittered back-off, until cancelled; then disconnect cleanly.

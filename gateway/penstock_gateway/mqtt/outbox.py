@@ -1,0 +1,200 @@
+"""What is still to be sent: messages in order, the QoS 1 window, and what a reconnect sends again.
+
+Pure: it turns the queue into bytes when asked and is told what the broker said; sockets and the event loop are
+`link`'s. A QoS 1 message stays here until its PUBACK, so count and bytes cover what is queued and what is in flight.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+import msgspec
+
+from penstock_gateway.mqtt import OnAcked, Publish
+from penstock_gateway.mqtt.encode import publish_header
+
+_CHUNK = 256 * 1024
+"""Bytes for one write to the socket; a larger message goes alone."""
+
+LAST_PACKET_ID = 65_534
+"""Ids of PUBLISH and SUBSCRIBE share one space (v5 2.2.1); 65,535 is left to SUBSCRIBE."""
+
+_OVERHEAD = 64
+"""Bytes that a message is counted for beside its topic and payload, so that empty ones are bounded too."""
+
+
+class _Entry:
+    __slots__ = ("message", "on_acked", "packet_id", "size")
+
+    def __init__(self, message: Publish, on_acked: OnAcked | None, size: int) -> None:
+        self.message = message
+        self.on_acked = on_acked
+        self.size = size
+        self.packet_id = 0
+        """Given when it is first sent; a message that waits with one is sent again, with DUP."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the broker of this connection takes. `window` is its Receive Maximum."""
+
+    protocol: int
+    window: int
+    maximum_qos: int = 1
+    retain: bool = True
+    max_packet: int | None = None
+
+
+class Outbox:
+    """Bounded in messages and bytes.
+
+    `refused` counts, by reason, messages that will never reach the broker or that it did not take; `dropped` counts
+    QoS 0 messages that had no connection. Both are told to the caller as done (`on_acked`), as nothing will be retried.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.refused: Counter[str] = Counter()
+        self.dropped = 0
+        self._max_count = count
+        self._max_bytes = size
+        self._count = 0
+        self._bytes = 0
+        self._queue: deque[_Entry] = deque()
+        self._sent: dict[int, _Entry] = {}  # on this connection, without PUBACK yet
+        self._reserved: set[int] = set()  # ids of messages that wait to be sent again
+        self._last_id = 0
+        self._done: list[OnAcked] = []
+        self._limits: Limits | None = None
+
+    def __len__(self) -> int:
+        """Messages that the broker does not have yet."""
+        return self._count
+
+    @property
+    def sendable(self) -> bool:
+        """Whether `take` would give bytes now."""
+        if self._limits is None or not self._queue:
+            return False
+        return len(self._sent) < self._limits.window or not self._queue[0].message.qos
+
+    def put(self, message: Publish, on_acked: OnAcked | None) -> bool:
+        """Queue a message; False when it does not fit. Without a connection QoS 0 is dropped at once."""
+        size = len(message.payload) + len(message.topic) + _OVERHEAD
+        if self._count >= self._max_count or self._bytes + size > self._max_bytes:
+            return False
+        if self._limits is None and not message.qos:
+            self.dropped += 1
+            if on_acked is not None:
+                self._done.append(on_acked)
+            return True
+        self._count += 1
+        self._bytes += size
+        self._queue.append(_Entry(message, on_acked, size))
+        return True
+
+    def opened(self, limits: Limits, session_present: bool) -> None:
+        """A connection is there. What was in flight goes out again, with its id and DUP where the session lives.
+
+        A broker that forgot the session forgot the packet ids too: there the message is a new one [MQTT-4.4.0-1].
+        """
+        if not session_present:
+            self._reserved.clear()
+            for entry in self._queue:
+                entry.packet_id = 0
+        self._limits = limits
+
+    def closed(self) -> None:
+        """The connection is gone, and with it the QoS 0 messages that it did not take."""
+        self._limits = None
+        self._reserved.update(self._sent)
+        queue = deque(self._sent.values())
+        for entry in self._queue:
+            if entry.message.qos:
+                queue.append(entry)
+            else:
+                self.dropped += 1
+                self._finish(entry)
+        self._queue = queue
+        self._sent = {}
+
+    def take(self) -> bytes:
+        """The bytes of as many messages as one write should hold, b"" when none may be sent."""
+        limits, queue = self._limits, self._queue
+        if limits is None:
+            return b""
+        parts: list[bytes] = []
+        size = 0
+        while queue and size < _CHUNK:
+            entry = queue[0]
+            if entry.message.qos and len(self._sent) >= limits.window:
+                break
+            queue.popleft()
+            header = self._header(entry, limits)
+            if header:
+                parts += (header, entry.message.payload)
+                size += entry.size
+        return b"".join(parts)
+
+    def _header(self, entry: _Entry, limits: Limits) -> bytes:
+        """The packet up to its payload, b"" where it was refused here; notes it as in flight or done."""
+        message = entry.message
+        if message.qos > limits.maximum_qos or (message.retain and not limits.retain):
+            message = _reduced(message, limits)
+        packet_id = entry.packet_id
+        self._reserved.discard(packet_id)
+        dup = message.qos > 0 and packet_id > 0
+        if message.qos and not dup:
+            packet_id = self._new_id()
+        try:
+            header = publish_header(message, limits.protocol, packet_id, dup)
+        except ValueError:
+            return self._refuse(entry, "not_encodable")
+        if limits.max_packet is not None and len(header) + len(message.payload) > limits.max_packet:
+            return self._refuse(entry, "packet_too_large")
+        if message.qos:
+            entry.packet_id = packet_id
+            self._sent[packet_id] = entry
+        else:
+            self._finish(entry)
+        return header
+
+    def acked(self, packet_id: int, reason: int) -> None:
+        """The broker answered a QoS 1 message. An unknown id is the answer to one of an earlier session."""
+        entry = self._sent.pop(packet_id, None)
+        if entry is None:
+            return
+        if reason >= 0x80:
+            self.refused[f"0x{reason:02x}"] += 1
+        self._finish(entry)
+
+    def take_done(self) -> list[OnAcked]:
+        """The callbacks of the messages that are done since the last call."""
+        done, self._done = self._done, []
+        return done
+
+    def _refuse(self, entry: _Entry, reason: str) -> bytes:
+        self.refused[reason] += 1
+        self._finish(entry)
+        return b""
+
+    def _finish(self, entry: _Entry) -> None:
+        self._count -= 1
+        self._bytes -= entry.size
+        if entry.on_acked is not None:
+            self._done.append(entry.on_acked)
+
+    def _new_id(self) -> int:
+        """A packet id that is not in use (v5 2.2.1). There is one: what waits to be sent again goes before new
+        messages, and the window is no wider than the ids."""
+        packet_id = self._last_id
+        while True:
+            packet_id = packet_id % LAST_PACKET_ID + 1
+            if packet_id not in self._sent and packet_id not in self._reserved:
+                self._last_id = packet_id
+                return packet_id
+
+
+def _reduced(message: Publish, limits: Limits) -> Publish:
+    """What the broker can take of a message: a lower QoS, no retain (v5 3.2.2.3.4 and 3.2.2.3.5)."""
+    return msgspec.structs.replace(
+        message, qos=min(message.qos, limits.maximum_qos), retain=message.retain and limits.retain
+    )
