@@ -263,7 +263,7 @@ def test_tls_and_client_certificates(tmp_path: Path, free_port: FreePort) -> Non
         door = Client(port, "")
         door.mqtt.username_pw_set(None)
         folder = tmp_path / "certs"
-        door.mqtt.tls_set(*(str(folder / name) for name in ("ca.crt", "door.crt", "door.key")))
+        door.mqtt.tls_set(f"{folder}/ca.crt", f"{folder}/door.crt", f"{folder}/door.key")
         assert door.connect() == 0
         assert door.publish(f"{DEV}/door/cam/frame") == 16  # accepted, and nobody subscribes
         assert door.publish(f"{DEV}/yard/cam/frame") == NOT_AUTHORIZED

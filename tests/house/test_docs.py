@@ -1,0 +1,159 @@
+"""What the documentation says is executed: its commands run, its configurations load, its links lead somewhere.
+
+The blocks of one page run in order, in one shell, in a copy of the checkout. The ports that the pages name are
+replaced by free ones, so that a broker on this machine is left alone.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from penstock_gateway import config
+from tests.conftest import ROOT
+from tests.house import docs
+
+PAGES = docs.files()
+LANGUAGES = {"sh", "toml", "python", "json", "text", "console-norun"}
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "state", "__pycache__", ".*_cache")
+PAGE_S = 120
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in docs.links(page):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), f"{target}: no such file"
+        assert not anchor or anchor in docs.anchors(there), f"{target}: no such heading"
+
+
+@each_page
+def test_every_block_says_what_it_is(page: Path) -> None:
+    for block in docs.blocks(page):
+        assert block.language in LANGUAGES, (
+            f"{block.where}: {block.language!r} is none of {sorted(LANGUAGES)}"
+        )
+
+
+@each_page
+def test_make_targets_that_are_named_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), flags=re.M))
+    assert named <= targets
+
+
+@each_page
+def test_data_in_blocks_parses(page: Path, tmp_path: Path) -> None:
+    for block in docs.blocks(page):
+        if block.language == "json" and block.run:
+            json.loads(block.body)
+        if block.language == "toml" and block.run:
+            _check_toml(block, tmp_path)
+
+
+def _check_toml(block: docs.Block, folder: Path) -> None:
+    """A whole gateway configuration must load; any other table must at least be TOML."""
+    table = tomllib.loads(block.body)
+    if {"site", "gateway", "mqtt"} <= table.keys():
+        for key in ("password_file", "ca", "cert", "key"):
+            if name := table["mqtt"].get(key):
+                (folder / name).write_text("x")
+        (folder / table["models"]["path"]).mkdir(exist_ok=True)
+        path = folder / "gateway.toml"
+        path.write_text(block.body)
+        config.load(path, {})
+
+
+@pytest.mark.slow
+@pytest.mark.system
+@pytest.mark.timeout(PAGE_S + 30)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(b.run and b.language in ("sh", "python") for b in docs.blocks(page))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_commands_run(page: Path, tmp_path: Path, free_port: Callable[[], int]) -> None:
+    folder = tmp_path / "checkout"
+    shutil.copytree(ROOT, folder, ignore=LEFT_OUT, symlinks=True)
+    cv2.imwrite(str(folder / "photo.jpg"), np.full((480, 640, 3), 120, np.uint8))
+    ports = {"1883": str(free_port()), "8600": str(free_port())}
+    script = _moved("\n".join(_shell(block) for block in docs.blocks(page) if block.run), ports)
+    done, out = _run_to_the_end(script, folder, _environment(tmp_path, ports))
+    assert done == 0, out
+
+
+def _shell(block: docs.Block) -> str:
+    """Return what the shell does for a block; each is announced, so that a failure shows where it was."""
+    announced = f"echo '--- {block.where}'\n"
+    if block.language == "sh":
+        return f"{announced}{block.body}"
+    if block.language == "python":
+        return f"{announced}python - <<'END_OF_BLOCK'\n{block.body}END_OF_BLOCK\n"
+    if block.file:
+        return f"{announced}cat > {block.file} <<'END_OF_BLOCK'\n{block.body}END_OF_BLOCK\n"
+    return ""
+
+
+def _moved(text: str, ports: dict[str, str]) -> str:
+    return re.sub(r"\b(1883|8600)\b", lambda match: ports[match[1]], text)
+
+
+def _environment(folder: Path, ports: dict[str, str]) -> dict[str, str]:
+    """The reader's environment: penstock on the PATH, and the Mosquitto clients' default port where 1883 went."""
+    clients = folder / "clients"
+    clients.mkdir()
+    for name in ("mosquitto_pub", "mosquitto_sub"):
+        (clients / name).write_text(f"-p {ports['1883']}\n")
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
+        "XDG_CONFIG_HOME": str(clients),
+        "PENSTOCK_MQTT__LISTEN": f"127.0.0.1:{ports['1883']}",
+        "PENSTOCK_HTTP__LISTEN": f"127.0.0.1:{ports['8600']}",
+    }
+
+
+def _run_to_the_end(script: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Run a script, then end whatever it left running, and return its exit status and what was printed."""
+    log = folder.parent / "log"
+    with log.open("wb") as out:
+        shell = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = shell.wait(PAGE_S)
+        except subprocess.TimeoutExpired:
+            status = 124
+        finally:
+            _end_group(shell.pid)
+            shell.wait()
+    return status, log.read_text(errors="replace")
+
+
+def _end_group(pid: int) -> None:
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, end)
+        except ProcessLookupError:
+            return
