@@ -71,7 +71,7 @@ class StreamTrack:
     def resolve(self, result: _Result, body: bytes, now_s: float) -> None:
         self.fates[result.status if result.reason is None else f"{result.status}: {result.reason}"] += 1
         seq = result.seq if self.stamped else self._before(result.arrived)
-        if seq is None or not self.sent - self._size <= seq < self.sent:
+        if seq is None or not max(0, self.sent - self._size) <= seq < self.sent:
             self.unmatched += 1
         elif self._intended[seq % self._size] == _EMPTY:
             self.repeated += 1
