@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import msgspec
+
 ContentType = Literal[
     "image/jpeg",
     "image/png",
@@ -38,3 +40,11 @@ MAX_DIMS = 8
 
 MAX_DIM = 2**31 - 1
 """The largest extent of one dimension."""
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What a route says of messages that do not say it: "" and () where it says nothing. `dtype` is NumPy's name."""
+
+    content_type: str = ""
+    dtype: str = ""
+    shape: tuple[int, ...] = ()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from penstock_gateway.config import Address, BrokerUrl, Config, ModelRef, load, sources, warnings
 from penstock_gateway.config.describe import renewed
 from penstock_gateway.config.source import key_lines
+from penstock_gateway.formats import Profile
 from penstock_models.errors import UsageError
 
 HEAD = """\
@@ -132,7 +133,7 @@ devices = ["cuda", "cpu"]
     assert config.mqtt.password_file is not None and config.mqtt.password_file.read() == "s3cret"
     assert "s3cret" not in repr(config)
     assert (first.default_device, first.default_stream, second.default_device) == ("yard", "0", "1")
-    assert (first.shape, first.numpy_dtype, first.gap_s) == ((1, 640), "float32", 2.0)
+    assert first.profile == Profile("application/x-tensor", "float32", (1, 640))
     assert (first.on_full, first.model, second.model) == (
         "drop_newest",
         ModelRef("person", 7),

@@ -16,7 +16,7 @@ from msgspec.structs import FieldInfo, fields
 from penstock_gateway.config import tree
 from penstock_gateway.config.values import Address, BrokerUrl, ModelRef, SecretFile
 
-NOT_KEYS = frozenset({"file", "origins", "index", "filter"})
+NOT_KEYS = frozenset({"file", "origins", "index", "filter", "profile"})
 """Fields that the reader fills in."""
 
 TABLES: dict[str, type[msgspec.Struct]] = {

@@ -24,6 +24,7 @@ from penstock_gateway.config.rules import check
 from penstock_gateway.config.source import ENV_PREFIX, Document, KeyPath, env_values, read_document
 from penstock_gateway.config.tree import Config, Route
 from penstock_gateway.config.values import SecretFile
+from penstock_gateway.formats import NUMPY_NAMES, Profile
 from penstock_gateway.topics import TopicFilter
 from penstock_models.errors import UsageError
 
@@ -115,6 +116,8 @@ class _Reader:
             extra: dict[str, Any] = {"index": number, "filter": TopicFilter.parse(values["topic"])}
         except UsageError as error:
             self._fail(("route", number, "topic"), str(error))
+        dtype = NUMPY_NAMES[values["dtype"]] if values["dtype"] else ""
+        extra["profile"] = Profile(values["content_type"] or "", dtype, values["shape"] or ())
         if values["mode"] == "latest" and self._origins[f"route[{number}].on_full"] == "default":
             extra["on_full"] = "drop_oldest"
         return extra

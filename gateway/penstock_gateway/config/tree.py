@@ -1,6 +1,6 @@
 """The configuration as one frozen tree: every key of the file, its type, its bounds and its default (contracts 8).
 
-A component gets its own slice only. Fields that are not keys of the file (`Route.index`, `Route.filter`, `Config.file`,
+A component gets its own slice only. Fields that are not keys of the file (`Route.index`, `Route.filter`, `Route.profile`, `Config.file`,
 `Config.origins`) are filled in by the reader. Units are in the names; paths are absolute once read.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from penstock_gateway.config.values import Address, BrokerUrl, ModelRef, SecretFile
-from penstock_gateway.formats import MAX_DIM, MAX_DIMS, NUMPY_NAMES, ContentType, Dtype
+from penstock_gateway.formats import MAX_DIM, MAX_DIMS, ContentType, Dtype, Profile
 from penstock_gateway.topics import TopicFilter
 
 MAX_WAIT_MS = 24 * 3600 * 1000
@@ -88,10 +88,11 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One `[[route]]`. `dtype` is the wire's short name; `numpy_dtype` gives NumPy's, "" where none is set."""
+    """One `[[route]]`. `profile` is what it says of messages that do not say it themselves."""
 
     index: int
     filter: TopicFilter
+    profile: Profile
     topic: Annotated[
         str, doc("an MQTT filter; `{device}` and `{stream}` name the levels that give these names")
     ]
@@ -125,10 +126,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     content_type: Annotated[ContentType | None, doc("what a message without a Content Type holds")] = None
     shape: Annotated[Shape | None, doc("shape of a tensor that does not bring one")] = None
     dtype: Annotated[Dtype | None, doc("dtype of a tensor that does not bring one")] = None
-
-    @property
-    def numpy_dtype(self) -> str:
-        return NUMPY_NAMES[self.dtype] if self.dtype else ""
 
     @property
     def default_device(self) -> str:
