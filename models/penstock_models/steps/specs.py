@@ -132,6 +132,4 @@ class Threshold(_Step, frozen=True, tag="threshold"):
 
 
 Preprocess = Resize | Color | Normalize | Layout | Cast | Quantize | Reshape | Window | Context
-Postprocess = (
-    Dequantize | Softmax | TopK | DecodeYolox | DecodeBoxes | Nms | ReconstructionError | Threshold
-)
+Postprocess = Dequantize | Softmax | TopK | DecodeYolox | DecodeBoxes | Nms | ReconstructionError | Threshold

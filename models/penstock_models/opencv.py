@@ -1,0 +1,17 @@
+"""OpenCV, imported once with the limits that must be set before its import.
+
+Its header check is only the second line of defence (`images` refuses by the header first); its own threads are off,
+because the executor's threads are the parallelism; its log is off, because a corrupt file's fate is in the answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
+
+cv2: Any = importlib.import_module("cv2")
+cv2.setNumThreads(0)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
