@@ -8,10 +8,10 @@ measurement is void then. The packets' layout belongs to `penstock_gateway.mqtt`
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from penstock_gateway.mqtt import LinkOptions, Message, encode
+from penstock_gateway.mqtt import LinkOptions, Message, encode, tls
 from penstock_gateway.mqtt.decode import Connack, Decoder, Disconnected, Read, Suback
 from penstock_gateway.mqtt.wire import Prop, ProtocolError
 from penstock_models.errors import PenstockError
@@ -190,7 +190,7 @@ async def connect(
     try:
         async with asyncio.timeout(options.connect_timeout_s):
             loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: connection, options.host, options.port, ssl=_tls(options))
+            await loop.create_connection(lambda: connection, options.host, options.port, ssl=tls.context(options))
             await connection.handshake(options)
     except (OSError, TimeoutError, ConnectionLost) as error:
         connection.close()
@@ -199,10 +199,15 @@ async def connect(
     return connection
 
 
-def _tls(options: LinkOptions) -> ssl.SSLContext | None:
-    if not options.tls:
-        return None
-    context = ssl.create_default_context(cafile=options.ca)
-    if options.cert is not None:
-        context.load_cert_chain(options.cert, options.key)
-    return context
+async def newest_protocol(options: LinkOptions) -> Literal[4, 5]:
+    """The newest MQTT that the broker speaks: 5, else 4 (3.1.1).
+
+    Raises:
+        ConnectionLost: it speaks neither.
+    """
+    try:
+        (await connect(options, 5)).close()
+    except ConnectionLost:
+        (await connect(options, 4)).close()
+        return 4
+    return 5

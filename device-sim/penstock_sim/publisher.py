@@ -15,12 +15,12 @@ import time
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_gateway.config.values import BrokerUrl
 from penstock_gateway.mqtt import LinkOptions, Message
 from penstock_gateway.topics import device_topic
 from penstock_models.errors import UsageError
@@ -310,14 +310,12 @@ async def _sleep_until(monotonic_s: float) -> None:
 
 
 def _options(target: Target, client_id: str) -> LinkOptions:
-    url = urlsplit(target.url)
-    if url.scheme not in ("mqtt", "mqtts") or not url.hostname:
-        raise UsageError(f"expected mqtt://HOST[:PORT] or mqtts://HOST[:PORT], got {target.url!r}")
-    tls = url.scheme == "mqtts"
-    port = url.port or (8883 if tls else 1883)
+    url = BrokerUrl.parse(target.url)
+    if url.embedded:
+        raise UsageError('expected the URL of a broker, such as "mqtt://127.0.0.1:1883", came "embedded"')
     return LinkOptions(
-        url.hostname, port, client_id, tls=tls, username=target.username, password=target.password
-    )  # fmt: skip
+        url.host, url.port, client_id, tls=url.tls, username=target.username, password=target.password
+    )
 
 
 def _sum_fates(streams: Iterable[StreamReport]) -> dict[str, int]:
