@@ -1,13 +1,9 @@
 """The broker files of deploy/, run by a real Mosquitto: only paths, the port and the system user are rewritten."""
 
-import getpass
 import shutil
-import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,61 +14,31 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.conftest import ROOT
+from tests.fakes.broker import Broker, mosquitto
 
 pytestmark = pytest.mark.system
 
 DEPLOY = ROOT / "deploy"
-SBIN = "/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin:/bin"
 PASSWORD = "not a secret"
 NOT_AUTHORIZED = 135
 HOME = "penstock/v1/home"
 DEV = f"{HOME}/dev"
 
-FreePort = Callable[[], int]
 
-
-@contextmanager
-def running(config: Path, port: int) -> Iterator[None]:
-    """Run Mosquitto on a configuration until it listens on `port`; end it at the end."""
-    program = shutil.which("mosquitto", path=SBIN)
-    assert program, "Mosquitto is not installed; `make test` installs it"
-    log = config.with_suffix(".log")
-    with log.open("wb") as out, subprocess.Popen([program, "-c", config], stdout=out, stderr=out) as process:
-        try:
-            _await_listening(port, process, log)
-            yield
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def _await_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 10
-    while process.poll() is None and time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        threading.Event().wait(0.02)
-    pytest.fail(f"Mosquitto does not listen on {port}: {log.read_text()}")
-
-
-def placed(folder: Path, port: int, *, extra: str = "") -> Path:
-    """Write mosquitto.conf, the ACLs and the password file into `folder` as an installation has them in /etc."""
-    text = (DEPLOY / "mosquitto.conf").read_text() + extra
-    for shipped, here in {
-        "listener 1883": f"listener {port} 127.0.0.1",
-        "/etc/mosquitto/": f"{folder}/",
-        "/var/lib/mosquitto/": f"{folder}/",
-    }.items():
-        assert shipped in text
-        text = text.replace(shipped, here)
-    config = folder / "mosquitto.conf"
-    config.write_text(f"{text}user {getpass.getuser()}\n")
+def shipped(folder: Path, *, extra: str = "") -> Broker:
+    """Return a broker on mosquitto.conf, with the ACLs and a password file where `folder` stands for /etc/mosquitto."""
+    text = (DEPLOY / "mosquitto.conf").read_text()
+    for line in (
+        "listener 1883\n",
+        "persistence_location /var/lib/mosquitto/\n",
+    ):  # the fake says both itself
+        assert line in text
+        text = text.replace(line, "")
     shutil.copy(DEPLOY / "mosquitto.acl", folder / "penstock.acl")
     passwords = folder / "penstock.passwd"
     passwords.write_text("".join(f"{name}:{PASSWORD}\n" for name in ("gateway", "operator", "door", "yard")))
     subprocess.run(["mosquitto_passwd", "-U", passwords], check=True, timeout=10)
-    return config
+    return mosquitto((text + extra).replace("/etc/mosquitto/", f"{folder}/"), folder=folder)
 
 
 class Client:
@@ -141,11 +107,10 @@ class Client:
 
 
 @pytest.fixture
-def port(tmp_path: Path, free_port: FreePort) -> Iterator[int]:
+def port(tmp_path: Path) -> Iterator[int]:
     """Run the shipped broker, and return its port."""
-    number = free_port()
-    with running(placed(tmp_path, number), number):
-        yield number
+    with shipped(tmp_path) as broker:
+        yield broker.port
 
 
 @pytest.fixture
@@ -251,7 +216,7 @@ def test_the_queue_holds_an_outage(join: Callable[..., Client]) -> None:
     back.wait(lambda: len(back.topics) == windows)
 
 
-def test_tls_and_client_certificates(tmp_path: Path, free_port: FreePort) -> None:
+def test_tls_and_client_certificates(tmp_path: Path, free_port: Callable[[], int]) -> None:
     """A device's certificate names it: no password, and the same ACLs."""
     certificates(tmp_path / "certs")
     port = free_port()
@@ -259,7 +224,7 @@ def test_tls_and_client_certificates(tmp_path: Path, free_port: FreePort) -> Non
     for line in ("require_certificate true", "use_identity_as_username true"):
         assert f"\n#{line}\n" in tls
         tls = tls.replace(f"#{line}", line)
-    with running(placed(tmp_path, free_port(), extra=tls), port):
+    with shipped(tmp_path, extra=tls):
         door = Client(port, "")
         door.mqtt.username_pw_set(None)
         folder = tmp_path / "certs"
