@@ -97,7 +97,7 @@ class Vibration:
         """Revolutions since the start: the integral of a speed that sways by a few per cent."""
         depth, period, phase = self._drift
         way = 2 * math.pi / period
-        return self._hz * (t - depth / way * (np.cos(way * t + phase) - math.cos(phase)))
+        return np.asarray(self._hz * (t - depth / way * (np.cos(way * t + phase) - math.cos(phase))))
 
     def _hum(self, turns: NDArray[np.float64], imbalance: float) -> NDArray[np.float64]:
         levels = self._levels * np.array([1 + 1.6 * imbalance, 1, 1, 1, 1])
