@@ -1,0 +1,435 @@
+"""The journal's SQLite file: its format, its one transaction, its recovery. Synchronous; one thread at a time.
+
+Owns what is on disk. Leaves to others: threads and callbacks (`journal`), the arithmetic of the books (`starts`) and
+of space (`journal_space`).
+
+WAL with synchronous=FULL: a commit that returned survives a power cut. The lock is exclusive, so a second gateway on
+the same folder is refused and no shared-memory file exists. Every `execute` gives up and retakes Python's lock, and a
+busy event loop may hold that for milliseconds: so a commit is a handful of statements however many rows it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock_gateway.identity import Sealed
+from penstock_gateway.journal_rows import Bulk, Entry, columns_of, entry_of
+from penstock_gateway.journal_space import PAGE, Space, Usage, divide, growth
+from penstock_gateway.ledger import Fate
+from penstock_gateway.starts import KEPT, Books, How, StartRecord, Totals, close_start, off_by
+from penstock_models.errors import PenstockError, UsageError
+
+FORMAT = 1
+_ROW_BITS = 20
+"""A start's first row is its time in ms, shifted by so many bits: row ids grow over starts and outlive the file."""
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS rows (row INTEGER PRIMARY KEY, stream TEXT NOT NULL, arrived INTEGER NOT NULL,
+    topic TEXT NOT NULL, boot TEXT, seq INTEGER, rest BLOB, payload BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS streams (stream TEXT PRIMARY KEY, seen INTEGER NOT NULL, identity BLOB NOT NULL)
+    STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS digests (first INTEGER PRIMARY KEY, digests BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS starts (n INTEGER PRIMARY KEY, start TEXT NOT NULL, began INTEGER NOT NULL,
+    seen INTEGER NOT NULL, last_row INTEGER NOT NULL, books TEXT NOT NULL, record TEXT) STRICT;
+PRAGMA user_version = {FORMAT};
+"""
+_DIGEST = 16
+
+
+class Transaction(msgspec.Struct, frozen=True, eq=False):
+    """What becomes durable together. `nbytes` is the footprint of `entries`."""
+
+    entries: Sequence[Entry] = ()
+    settled: dict[Fate, list[int]] = {}
+    counted: dict[Fate, int] = {}
+    sealed: Sequence[Sealed] = ()
+    digests: Sequence[bytes] = ()
+    totals: Totals | None = None
+    nbytes: int = 0
+
+
+class DiskFull(PenstockError):
+    """No room. What was to be written is not; it can be tried again."""
+
+
+class DiskBroken(PenstockError):
+    """The file can no longer be trusted to hold what is written: after a failed fsync a retry proves nothing."""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What opening found. `streams` are the seals by key, `digests` the remembered ones from the oldest.
+
+    `reports` are lines for the log: a file moved aside, less space than wanted, books that did not add up.
+    """
+
+    start: StartRecord
+    first_row: int
+    carried: int
+    starts: tuple[StartRecord, ...]
+    streams: dict[str, bytes]
+    digests: tuple[bytes, ...]
+    reports: tuple[str, ...]
+
+
+_ROWS = Bulk("rows", 8)
+_STREAMS = Bulk(
+    "streams", 3, "ON CONFLICT (stream) DO UPDATE SET seen = excluded.seen, identity = excluded.identity"
+)
+_encode_json = msgspec.json.Encoder().encode
+
+
+class JournalFile:
+    """The open file. Not thread-safe; it may change threads between calls."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, space: Space, digest_limit: int) -> None:
+        self.path = path
+        self.space = space
+        self._db = db
+        self._log = path.with_name(path.name + "-wal")
+        self._ballast = path.with_name(path.name + ".ballast")
+        self._digest_limit = digest_limit
+        self._digest_next = 0
+        self._books = Books()
+        self._last_row = 0
+        self._n = 0
+
+    @classmethod
+    def open(
+        cls, path: Path, max_bytes: int, max_entry: int, max_streams: int, digest_limit: int, now_ms: int
+    ) -> tuple[JournalFile, Opened]:
+        """Open or create, check, close the books of the start before and begin a new one.
+
+        Raises:
+            UsageError: the file is in use, has a newer format, or the disk has no room to begin.
+            DiskBroken: reading or writing it failed.
+        """
+        _make_folder(path.parent)
+        reports: list[str] = []
+        with _named_errors(path):
+            db = _open_checked(path, reports, now_ms)
+            try:
+                space = _divide(path, max_bytes, max_entry)
+                reports += [space.warning] if space.warning else []
+                file = cls(path, db, space, digest_limit)
+                opened = file._begin(now_ms, max_streams, reports)
+            except BaseException:
+                db.close()
+                raise
+        return file, opened
+
+    def _begin(self, now_ms: int, max_streams: int, reports: list[str]) -> Opened:
+        self._configure()
+        try:
+            opened = self._recover(now_ms, max_streams, reports)
+        except sqlite3.OperationalError as exc:
+            if not _is_full(exc) or not self.release_ballast():
+                raise
+            opened = self._recover(now_ms, max_streams, reports)
+        self.restore_ballast()
+        return opened
+
+    def _configure(self) -> None:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"wal_autocheckpoint = {self.space.checkpoint_pages}",
+            f"max_page_count = {self.space.pages}",
+            "cache_size = -2048",
+            "temp_store = MEMORY",
+        ):
+            self._db.execute(f"PRAGMA {pragma}").fetchall()
+
+    def _recover(self, now_ms: int, max_streams: int, reports: list[str]) -> Opened:
+        with self._transaction():
+            rows = self._db.execute("SELECT count(*), max(row) FROM rows").fetchone()
+            ended = self._close_last(rows[0], now_ms, None, reports)
+            last = max(rows[1] or 0, ended)
+            first_row = max(now_ms, (last >> _ROW_BITS) + 1) << _ROW_BITS
+            self._last_row, self._books = first_row, Books.opened(rows[0])
+            start = f"{first_row >> _ROW_BITS:x}"
+            columns = (start, now_ms, now_ms, self._last_row, _text(self._books))
+            self._n = self._insert_start(columns)
+            self._db.execute(
+                "DELETE FROM streams WHERE stream NOT IN"
+                " (SELECT stream FROM streams ORDER BY seen DESC LIMIT ?)", (max_streams,)
+            )  # fmt: skip
+        running = StartRecord(start, now_ms, None, "running", self._books.journalled)
+        streams = dict(self._db.execute("SELECT stream, identity FROM streams").fetchall())
+        digests = self._load_digests()
+        return Opened(running, first_row, rows[0], self.starts(), streams, digests, tuple(reports))
+
+    def _insert_start(self, columns: tuple[Any, ...]) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO starts (start, began, seen, last_row, books) VALUES (?, ?, ?, ?, ?)", columns
+        )
+        n = cursor.lastrowid or 0
+        self._db.execute("DELETE FROM starts WHERE n <= ?", (n - 1 - KEPT,))
+        return n
+
+    def _close_last(self, rows: int, now_ms: int, how: How | None, reports: list[str]) -> int:
+        """Close the books of the last start unless it did so itself; returns its last row."""
+        last = self._db.execute(
+            "SELECT n, start, began, seen, last_row, books, record FROM starts ORDER BY n DESC LIMIT 1"
+        ).fetchone()
+        if last is None:
+            return 0
+        n, start, began, seen, last_row, text, record = last
+        if record is None:
+            books = msgspec.json.decode(text, type=Books)
+            if off := off_by(books, rows):
+                reports.append(
+                    f"journal_books: {self.path} has {off:+d} rows more than start {start} counted"
+                )
+            closed = close_start(start, began, now_ms if how else seen, how or "killed", books, rows)
+            self._db.execute("UPDATE starts SET record = ? WHERE n = ?", (_text(closed), n))
+        return int(last_row)
+
+    def starts(self) -> tuple[StartRecord, ...]:
+        """The ended starts, from the oldest."""
+        found = self._db.execute("SELECT record FROM starts WHERE record IS NOT NULL ORDER BY n").fetchall()
+        return tuple(msgspec.json.decode(text, type=StartRecord) for (text,) in found[-KEPT:])
+
+    def _load_digests(self) -> tuple[bytes, ...]:
+        found = self._db.execute("SELECT first, digests FROM digests ORDER BY first").fetchall()
+        if found:
+            self._digest_next = found[-1][0] + len(found[-1][1]) // _DIGEST
+        return tuple(b[at : at + _DIGEST] for _, b in found for at in range(0, len(b), _DIGEST))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def apply(self, work: Transaction, now_ms: int) -> Usage:
+        """Make it durable: all of it, or nothing.
+
+        Raises:
+            DiskFull: nothing was changed, it can be tried again.
+            DiskBroken: the file must not be used any more.
+        """
+        with _named_errors(self.path):
+            with self._transaction():
+                books, last_row = self._write(work, now_ms)
+            self._books, self._last_row = books, last_row
+            self._digest_next += len(work.digests)
+            usage = self.usage()
+            if usage.log > self.space.log:
+                self.checkpoint()
+            return usage
+
+    def _write(self, work: Transaction, now_ms: int) -> tuple[Books, int]:
+        last_row = self._last_row
+        if work.entries:
+            self._insert_rows(work.entries)
+            last_row = work.entries[-1].row
+        if work.sealed:
+            _STREAMS.insert(self._db, [(s.key, now_ms, s.blob) for s in work.sealed])
+        if work.digests:
+            self._insert_digests(work.digests)
+        settled = {fate: self._delete(rows) for fate, rows in work.settled.items()}
+        missing = sum(s.missing for s in work.sealed)
+        books = self._books.after(len(work.entries), settled, work.counted, missing, work.totals)
+        self._db.execute(
+            "UPDATE starts SET seen = ?, last_row = ?, books = ? WHERE n = ?",
+            (now_ms, last_row, _text(books), self._n),
+        )
+        return books, last_row
+
+    def _insert_rows(self, entries: Sequence[Entry]) -> None:
+        if _ROWS.insert(self._db, [columns_of(entry) for entry in entries]) != len(entries):
+            raise DiskBroken(
+                f"{self.path}: a row id was given twice near {entries[0].row}: row ids must grow"
+            )
+
+    def _insert_digests(self, digests: Sequence[bytes]) -> None:
+        self._db.execute("INSERT INTO digests VALUES (?, ?)", (self._digest_next, b"".join(digests)))
+        oldest = self._digest_next + len(digests) - self._digest_limit
+        self._db.execute("DELETE FROM digests WHERE first + length(digests) / ? <= ?", (_DIGEST, oldest))
+
+    def _delete(self, rows: Iterable[int]) -> int:
+        """Delete rows; returns how many there were, so that a row settled twice is counted once."""
+        text = f"[{','.join(map(str, rows))}]"
+        sql = "DELETE FROM rows WHERE row IN (SELECT value FROM json_each(?))"
+        return self._db.execute(sql, (text,)).rowcount
+
+    def usage(self) -> Usage:
+        """What is in use now."""
+        sql = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
+        pages, free = self._db.execute(sql).fetchone()
+        return Usage(pages, free, _size(self._log))
+
+    def check_room(self, nbytes: int) -> None:
+        """Raise DiskFull where rows of that footprint may not fit, before SQLite wedges itself on trying."""
+        if not nbytes:
+            return
+        need = growth(self.space, self.usage(), nbytes)
+        if need is None:
+            raise DiskFull(
+                f"{self.path}: no room for {nbytes} bytes under its cap of {self.space.pages} pages"
+            )
+        if need and need > (free := _disk_free(self.path.parent)):
+            raise DiskFull(
+                f"{self.path}: {nbytes} bytes need {need} on disk, {free} are free: free space there"
+            )
+
+    def checkpoint(self) -> None:
+        """Move the log into the database; the log's file keeps its blocks."""
+        with _named_errors(self.path):
+            self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+    def release_ballast(self) -> bool:
+        """Give the ballast's room to SQLite; False when there was none."""
+        if not self._ballast.exists():
+            return False
+        self._ballast.unlink()
+        return True
+
+    def restore_ballast(self) -> None:
+        """Lay the ballast again where the disk has room for it twice."""
+        if self._ballast.exists() or _disk_free(self.path.parent) < 2 * self.space.ballast:
+            return
+        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, self.space.ballast)
+        except OSError:
+            self._ballast.unlink()
+        finally:
+            os.close(fd)
+
+    def read(self, after: int, before: int, max_bytes: int) -> list[Entry]:
+        """Rows of (after, before) in order: as many as `max_bytes` of payload hold, and at least one if there is one."""
+        entries, size = [], 0
+        sql = "SELECT * FROM rows WHERE row > ? AND row < ? ORDER BY row LIMIT 256"
+        with _named_errors(self.path), contextlib.closing(self._db.execute(sql, (after, before))) as found:
+            for columns in found:
+                entries.append(entry_of(columns))
+                size += len(columns[-1])
+                if size >= max_bytes:
+                    break
+        return entries
+
+    def end(self, now_ms: int) -> None:
+        """Write that this start ended cleanly."""
+        with _named_errors(self.path), self._transaction():
+            (rows,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
+            self._close_last(rows, now_ms, "clean", [])
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _text(value: object) -> str:
+    return _encode_json(value).decode()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _disk_free(folder: Path) -> int:
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize
+
+
+def _divide(path: Path, max_bytes: int, max_entry: int) -> Space:
+    own = sum(_size(path.with_name(path.name + end)) for end in ("", "-wal", ".ballast"))
+    return divide(max_bytes, max_entry, _disk_free(path.parent), own, str(path.parent))
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for directory in (folder, folder.parent):  # the file's name must survive a power cut as well
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _open_checked(path: Path, reports: list[str], now_ms: int) -> sqlite3.Connection:
+    """Connect to a sound file of our format; a corrupt one is moved aside and reported, and a new one begun."""
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as exc:
+        if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise
+        aside = path.with_name(f"{path.name}.corrupt-{now_ms}")
+        for end in ("", "-wal"):
+            if (part := path.with_name(path.name + end)).exists():
+                part.rename(aside.with_name(aside.name + end))
+        reports.append(f"journal_corrupt: {path} is damaged ({exc}): moved to {aside.name}, a new one begun")
+    return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # the log gets the same mode
+    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
+    try:
+        db.execute(f"PRAGMA page_size = {PAGE}")
+        db.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        db.execute("BEGIN EXCLUSIVE").close()
+        db.execute("COMMIT")
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        if found > FORMAT:
+            raise UsageError(
+                f"{path}: format v {found}, expected at most v {FORMAT}: it was written by a newer penstock; "
+                "upgrade, or move the file away"
+            )
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise _corrupt(verdict)
+        if not found:
+            db.executescript(_SCHEMA)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _corrupt(verdict: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(verdict)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def _is_full(exc: sqlite3.Error) -> bool:
+    return getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, split by what can be done."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise DiskFull(f"{path}: no room to write ({exc}): free space there") from exc
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise UsageError(f"{path}: in use by another process: one gateway for one state folder") from exc
+        name = getattr(exc, "sqlite_errorname", type(exc).__name__)
+        raise DiskBroken(
+            f"{path}: {exc} ({name}): nothing more is acknowledged; check the disk, then restart"
+        ) from exc
+
+
+def wall_ms() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
