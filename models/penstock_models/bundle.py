@@ -101,11 +101,24 @@ def peek(path: str | Path) -> Manifest:
 
 
 def _source(path: Path) -> Source:
-    if path.is_dir():
-        return FolderSource(path)
+    place = locate(path)
+    return FolderSource(place) if place.is_dir() else TarSource(place)
+
+
+def locate(path: Path) -> Path:
+    """The bundle itself: `path`, or the only `.bundle` within a folder that is none.
+
+    Raises:
+        UsageError: there is nothing at `path`, or a folder of several bundles, which is a store.
+    """
     if not path.exists():
         raise UsageError(f"no bundle at {path}: expected a {SUFFIX} file or an unpacked folder")
-    return TarSource(path)
+    if not path.is_dir() or (path / MANIFEST).exists():
+        return path
+    inside = sorted(path.glob(f"[!.]*{SUFFIX}"))
+    if len(inside) > 1:
+        raise UsageError(f"{path} holds {len(inside)} bundles; name one of them, such as {inside[0]}")
+    return inside[0] if inside else path
 
 
 def manifest_bytes(source: Source, where: object) -> bytes:

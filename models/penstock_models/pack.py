@@ -1,0 +1,208 @@
+"""Make a bundle from a model file: read its tensors, add the steps, record golden answers, write.
+
+Owns the way from a description to a manifest. What an author may write is `model_toml`'s, what a preset means is
+`presets`', the archive is `bundle`'s. The model is loaded and run here, on this machine, as a gateway would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from penstock_models import golden, onnx_file, presets, safety, samples
+from penstock_models.bundle import memory_bundle, write_bundle
+from penstock_models.errors import UsageError
+from penstock_models.items import Refusal
+from penstock_models.manifest import Budget, Golden, Manifest, Task, TensorSpec, Variant
+from penstock_models.model_toml import Description, describe
+from penstock_models.presets import Recipe
+from penstock_models.probe import carried_states, fixed_inputs, gives_probabilities, neutral_sample
+from penstock_models.runtimes import Session, open_session
+from penstock_models.servable import Servable
+from penstock_models.steps import specs
+
+_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", samples.JSON: ".json"}
+
+
+def pack(
+    source: Path,
+    out: Path,
+    *,
+    preset: str | None = None,
+    name: str | None = None,
+    version: int | None = None,
+    labels: Path | None = None,
+    golden: Sequence[Path] = (),
+    sets: Sequence[str] = (),
+) -> Path:
+    """Pack a model.toml or a model file into a bundle and say where it is.
+
+    Args:
+        source: a `.toml`, else an ONNX or TFLite file.
+        out: a path that ends in `.bundle`, or a folder that gets `NAME-VERSION.bundle`.
+        preset: one of `presets.Preset`; a model file without one is packed `raw`.
+        labels: a text file, one label a line.
+        golden: input files to store with this model's answers; without any, one neutral input is stored where the
+            model takes one (a grey picture, zeros).
+        sets: `OP.FIELD=VALUE`, changes to the steps.
+
+    Raises:
+        UsageError: the description, an option or an input file is wrong.
+        ModelRefused: the model file must not or cannot be loaded.
+    """
+    description = describe(
+        source, preset=preset, name=name, version=version, labels=labels, golden=tuple(golden)
+    )
+    manifest, files = build(description, sets)
+    return write_bundle(manifest, files, out)
+
+
+def build(description: Description, sets: Sequence[str] = ()) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest (its `files` still empty) and the files of a bundle, not yet written.
+
+    Raises:
+        UsageError, ModelRefused: as `pack`.
+    """
+    data = _read_model(description.model)
+    runtime = safety.check(data, description.model.name)
+    session = open_session(data, runtime)
+    try:
+        manifest = _manifest(description, session, data, runtime, sets)
+    finally:
+        session.close()
+    files = {manifest.variants[0].file: data}
+    recorded, inputs = _record(manifest, files, description)
+    return msgspec.structs.replace(manifest, golden=recorded), {**files, **inputs}
+
+
+def _read_model(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > safety.MAX_BYTES:
+            raise UsageError(f"{path}: at most {safety.MAX_BYTES} bytes are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the model {path}: {error.strerror}") from error
+
+
+def _manifest(
+    description: Description, session: Session, data: bytes, runtime: str, sets: Sequence[str]
+) -> Manifest:
+    toml = description.toml
+    inputs, outputs = _tensors(session, data, runtime)
+    states = carried_states(toml.state, inputs, outputs)
+    constants = fixed_inputs(toml.constants, inputs)
+    given = {s.input for s in states} | {c.input for c in constants}
+    fed = [spec for spec in inputs if spec.name not in given]
+    carried = {s.output for s in states}
+    read = [spec for spec in outputs if spec.name not in carried]
+    sure = toml.preset == "classification" and gives_probabilities(session, inputs, read[0], constants)
+    recipe = presets.apply_sets(
+        _merged(description, presets.recipe(toml.preset, fed, read, probabilities=sure)), sets
+    )
+    _check_labels(description, recipe)
+    return Manifest(
+        name=description.name,
+        version=description.version,
+        task=recipe.task,
+        variants=(_variant(inputs, outputs, data, runtime),),
+        files=(),
+        preprocess=recipe.preprocess,
+        postprocess=recipe.postprocess,
+        labels=description.labels,
+        states=states,
+        constants=constants,
+        metrics=toml.metrics,
+        data_date=toml.data_date,
+        budget=Budget(toml.budget.p95_ms, toml.budget.rss_mb),
+        provenance={"file": description.model.name, "preset": toml.preset, **toml.provenance},
+        licence=toml.licence,
+    )
+
+
+def _tensors(
+    session: Session, data: bytes, runtime: str
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The session's tensors; the quantization of a QDQ model's int8 ends is read from its graph."""
+    known = onnx_file.scan(data).quantization if runtime == "onnx" else {}
+
+    def complete(spec: TensorSpec) -> TensorSpec:
+        if spec.quantization or spec.dtype not in ("int8", "uint8") or spec.name not in known:
+            return spec
+        return msgspec.structs.replace(spec, quantization=known[spec.name])
+
+    return tuple(map(complete, session.inputs)), tuple(map(complete, session.outputs))
+
+
+def _variant(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], data: bytes, runtime: str
+) -> Variant:
+    kind: Literal["onnx", "tflite"] = "onnx" if runtime == "onnx" else "tflite"
+    return Variant(f"model.{kind}", kind, inputs, outputs, _precision(inputs, data, runtime))
+
+
+def _precision(inputs: tuple[TensorSpec, ...], data: bytes, runtime: str) -> str:
+    quantized = any(spec.dtype in ("int8", "uint8") for spec in inputs)
+    if not quantized and runtime == "onnx":
+        quantized = ("", "QuantizeLinear") in onnx_file.scan(data).operators
+    return "int8" if quantized else inputs[0].dtype
+
+
+def _merged(description: Description, recipe: Recipe) -> Recipe:
+    """What the author wrote, over what the preset says."""
+    toml = description.toml
+    if toml.preprocess is not None:
+        recipe = recipe._replace(preprocess=toml.preprocess)
+    if toml.postprocess is not None:
+        recipe = recipe._replace(postprocess=toml.postprocess, task=_task(toml.postprocess), classes=None)
+    return recipe._replace(task=toml.task) if toml.task else recipe
+
+
+def _task(steps: tuple[specs.Postprocess, ...]) -> Task:
+    for step in steps:
+        match step:
+            case specs.TopK():
+                return "classification"
+            case specs.DecodeYolox() | specs.DecodeBoxes():
+                return "detection"
+            case specs.ReconstructionError():
+                return "anomaly"
+    return "raw"
+
+
+def _check_labels(description: Description, recipe: Recipe) -> None:
+    wanted, given = recipe.classes, len(description.labels)
+    if given and wanted and given != wanted:
+        raise UsageError(
+            f"{description.model.name} has {wanted} classes, the labels are {given}: one a line, in order"
+        )
+
+
+def _record(
+    manifest: Manifest, files: dict[str, bytes], description: Description
+) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
+    """Run the model on the golden inputs and keep its answers."""
+    given = [(str(path), samples.load(path)) for path in description.golden]
+    neutral = neutral_sample(manifest)
+    chosen = given or ([("a neutral input", neutral)] if neutral else [])
+    servable = Servable.open(memory_bundle(manifest, files, description.model))
+    try:
+        recorded: list[Golden] = []
+        stored: dict[str, bytes] = {}
+        for index, (origin, sample) in enumerate(chosen):
+            outcome = servable.run([samples.item(sample, stream=f"golden/{index}")])[0]
+            if isinstance(outcome, Refusal):
+                if not given:
+                    break  # not every model answers to zeros
+                raise UsageError(
+                    f"golden {origin}: {outcome.bucket}: {outcome.reason} {outcome.detail}".rstrip()
+                )
+            name = f"golden/{index}{_SUFFIXES.get(sample.media_type, '.bin')}"
+            expected = golden.record(outcome)
+            recorded.append(Golden(name, sample.media_type, expected, description.toml.golden.tolerance))
+            stored[name] = sample.data
+    finally:
+        servable.close()
+    return tuple(recorded), stored

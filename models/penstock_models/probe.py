@@ -1,0 +1,111 @@
+"""Questions to a model that its description does not answer: neutral inputs, and what comes out of them.
+
+Owns inputs that stand for nothing (zeros, a grey picture), the shapes of carried states and constant inputs, and
+whether a classifier gives probabilities. Used when a model is packed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from penstock_models.errors import PenstockError, UsageError
+from penstock_models.manifest import Constant, Manifest, State, TensorSpec
+from penstock_models.model_toml import Values
+from penstock_models.runtimes import Session
+from penstock_models.samples import Sample, from_array
+from penstock_models.steps import specs
+
+GREY = 128
+_SHAPED = (specs.Window, specs.Context, specs.Reshape)
+
+
+def closed(shape: Sequence[int | None]) -> tuple[int, ...]:
+    """A shape with every open axis taken as 1."""
+    return tuple(1 if size is None else size for size in shape)
+
+
+def carried_states(
+    wanted: Mapping[str, str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[State, ...]:
+    """The states of `{output: input}`, with dtype and shape of their inputs.
+
+    Raises:
+        UsageError: the model has no such input or output.
+    """
+    states = []
+    for output, name in wanted.items():
+        _find(output, outputs, "output")
+        spec = _find(name, inputs, "input")
+        states.append(State(name, output, spec.dtype, closed(spec.shape)))
+    return tuple(states)
+
+
+def fixed_inputs(wanted: Mapping[str, Values], inputs: Sequence[TensorSpec]) -> tuple[Constant, ...]:
+    """The constants of `{input: values}`, with the dtype and shape of their inputs.
+
+    Raises:
+        UsageError: the model has no such input, or it has room for another number of values.
+    """
+    constants = []
+    for name, values in wanted.items():
+        spec = _find(name, inputs, "input")
+        array = np.asarray(values)
+        shape = closed(spec.shape) if array.size == math.prod(closed(spec.shape)) else array.shape
+        if len(shape) != len(spec.shape) or any(
+            w not in (None, s) for w, s in zip(spec.shape, shape, strict=True)
+        ):
+            raise UsageError(
+                f"constants.{name}: {array.size} values do not fill an input of {list(spec.shape)}"
+            )
+        constants.append(Constant(name, spec.dtype, shape, tuple(float(v) for v in array.reshape(-1))))
+    return tuple(constants)
+
+
+def _find(name: str, tensors: Sequence[TensorSpec], kind: str) -> TensorSpec:
+    for spec in tensors:
+        if spec.name == name:
+            return spec
+    raise UsageError(f"the model has no {kind} {name!r}; it has {', '.join(spec.name for spec in tensors)}")
+
+
+def gives_probabilities(
+    session: Session, inputs: Sequence[TensorSpec], output: TensorSpec, constants: Sequence[Constant]
+) -> bool:
+    """Whether a classifier's output is a distribution already: by its quantization, else by what zeros give."""
+    if output.quantization is not None:
+        low = np.iinfo(output.dtype).min
+        return output.quantization.zero_point == low and output.quantization.scale <= 1.01 / 255
+    values = {c.input: np.array(c.values, c.dtype).reshape(c.shape) for c in constants}
+    feeds = {spec.name: values.get(spec.name, np.zeros(closed(spec.shape), spec.dtype)) for spec in inputs}
+    try:
+        scores = session.run(feeds)[output.name].astype(np.float64)
+    except PenstockError:
+        return False  # zeros of open axes are too small for some models: then a softmax is the safe guess
+    return bool(scores.min() >= 0 and np.allclose(scores.sum(axis=-1), 1.0, atol=0.01))
+
+
+def neutral_sample(manifest: Manifest) -> Sample | None:
+    """A grey picture or zeros as an input that the manifest's steps take, None where that cannot be told."""
+    for step in manifest.preprocess:
+        if isinstance(step, specs.Resize):
+            return Sample("image/png", _grey(step.width, step.height))
+        if isinstance(step, _SHAPED):
+            return None
+    given = {s.input for s in manifest.states} | {c.input for c in manifest.constants}
+    fed = [spec for spec in manifest.variants[0].inputs if spec.name not in given]
+    if len(fed) != 1:
+        return None
+    prepared = any(isinstance(step, specs.Quantize | specs.Normalize) for step in manifest.preprocess)
+    return from_array(np.zeros(closed(fed[0].shape)[1:], "float32" if prepared else fed[0].dtype))
+
+
+def _grey(width: int, height: int) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (GREY, GREY, GREY)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,175 @@
+"""A model store: a folder of bundles, or of `model/<version>/` folders (contracts 6).
+
+Owns what a reference such as `person:7` means in a folder, and opening what it points to. Nothing is cached and
+nothing is watched: each call looks at the folder as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from penstock_models.bundle import MANIFEST, SUFFIX, Bundle, locate, memory_bundle, open_bundle, peek
+from penstock_models.errors import BundleError, PenstockError, UsageError
+from penstock_models.manifest_rules import MAX_VERSION, NAME
+
+MODEL_TOML = "model.toml"
+MODEL_FILES = ("model.onnx", "model.tflite")
+MAX_ENTRIES = 10_000
+_REFERENCE = re.compile(r"(?P<name>[^:@]+)(?::(?P<version>[^:@]+)|@(?P<label>[^:@]+))?")
+
+
+class Version(NamedTuple):
+    """A version that lies in a store. `error` says why it cannot be used, "" where nothing is known against it."""
+
+    name: str
+    version: int
+    path: Path
+    error: str = ""
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """NAME (the highest version) or NAME:VERSION."""
+
+    name: str
+    version: int | None = None
+
+
+def parse_reference(text: str) -> Reference:
+    """Read NAME or NAME:VERSION.
+
+    Raises:
+        UsageError: it is neither; NAME@LABEL is refused by name, as labels come with version management.
+    """
+    match = _REFERENCE.fullmatch(text)
+    if match is None or not NAME.fullmatch(match["name"]):
+        raise UsageError(f"model {text!r}: expected NAME or NAME:VERSION, NAME of a-z, 0-9, `_` and `-`")
+    if match["label"]:
+        raise UsageError(f"model {text!r}: labels come with version management; write NAME or NAME:VERSION")
+    if match["version"] is None:
+        return Reference(match["name"])
+    if not re.fullmatch(r"[1-9][0-9]{0,18}", match["version"]) or int(match["version"]) > MAX_VERSION:
+        raise UsageError(f"model {text!r}: version {match['version']}: expected 1 to {MAX_VERSION}")
+    return Reference(match["name"], int(match["version"]))
+
+
+def versions(store: Path) -> list[Version]:
+    """Everything in a store, by name and version; a broken entry is listed with its error, and disturbs no other.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not store.is_dir():
+        raise UsageError(
+            f"no model store at {store}: expected a folder of bundles or of MODEL/VERSION/ folders"
+        )
+    found = [version for path in _entries(store) for version in _in_entry(path)]
+    return sorted(found, key=lambda v: (v.name, v.version))
+
+
+def resolve(store: Path, reference: str) -> Path:
+    """Where the model that `reference` names lies: a bundle, or a version's folder; `open_version` opens both.
+
+    Raises:
+        UsageError: a bad reference, or no such model; the message lists what there is.
+        BundleError: the wanted version is there and cannot be used.
+    """
+    wanted = parse_reference(reference)
+    known = versions(store)
+    named = [v for v in known if v.name == wanted.name and wanted.version in (None, v.version)]
+    usable = [v for v in named if not v.error]
+    if not usable and named:
+        raise BundleError(f"model {reference!r}: {named[-1].error}")
+    if not usable:
+        raise UsageError(f"no model {reference!r} in {store}; it has {_listed(known)}")
+    best = usable[-1]
+    twins = [v for v in usable if v.version == best.version]
+    if len(twins) > 1:
+        raise BundleError(
+            f"model {reference!r}: version {best.version} lies in {twins[0].path} and in {twins[1].path}"
+        )
+    return best.path
+
+
+def open_version(path: Path) -> Bundle:
+    """Open a bundle, or make one in memory from a folder with a single model file and an optional model.toml.
+
+    Raises:
+        UsageError, BundleError: as `open_bundle` and `pack`.
+    """
+    if not path.is_dir() or _holds_bundle(path):
+        return open_bundle(path)
+    # Packing loads the runtimes, which a reader of bundles does not need.
+    from penstock_models.model_toml import describe
+    from penstock_models.pack import build
+
+    source = _bare_source(path)
+    if source is None:
+        raise BundleError(f"{path}: neither {MANIFEST} nor one of {MODEL_TOML}, {', '.join(MODEL_FILES)}")
+    name = path.parent.name if path.name.isdigit() else path.name
+    version = int(path.name) if path.name.isdigit() else None
+    manifest, files = build(describe(source, name=name, version=version))
+    return memory_bundle(manifest, files, path)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """A folder's visible entries; names that begin with a dot are files in the making."""
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if len(entries) > MAX_ENTRIES:
+        raise UsageError(f"{folder}: {len(entries)} entries, at most {MAX_ENTRIES} are looked at")
+    yield from entries
+
+
+def _in_entry(path: Path) -> Iterator[Version]:
+    if path.is_dir():
+        if (path / MANIFEST).exists():
+            yield _bundle(path)
+            return
+        for folder in _entries(path):
+            if folder.is_dir() and re.fullmatch(r"[1-9][0-9]{0,18}", folder.name):
+                yield _version_folder(folder, path.name, int(folder.name))
+    elif path.suffix == SUFFIX:
+        yield _bundle(path)
+
+
+def _bundle(path: Path) -> Version:
+    """A bundle goes by its manifest; by its file's name only where the manifest cannot be read."""
+    try:
+        manifest = peek(path)
+    except PenstockError as error:
+        stem, _, number = path.stem.rpartition("-")
+        return Version(stem or path.stem, int(number) if number.isdigit() else 0, path, str(error))
+    return Version(manifest.name, manifest.version, path)
+
+
+def _version_folder(folder: Path, name: str, version: int) -> Version:
+    if not _holds_bundle(folder):
+        missing = f"{folder}: neither {MANIFEST} nor one of {MODEL_TOML}, {', '.join(MODEL_FILES)}"
+        return Version(name, version, folder, "" if _bare_source(folder) else missing)
+    found = _bundle(folder)
+    if not found.error and (found.name, found.version) != (name, version):
+        error = f"{folder}: the manifest is of {found.name}:{found.version}, the folder of {name}:{version}"
+        return Version(name, version, folder, error)
+    return Version(name, version, folder, found.error)
+
+
+def _holds_bundle(folder: Path) -> bool:
+    """An unpacked bundle, or a folder with one `.bundle` in it."""
+    return (folder / MANIFEST).exists() or locate(folder) != folder
+
+
+def _bare_source(folder: Path) -> Path | None:
+    """The model.toml or the single model file of a version's folder."""
+    if (folder / MODEL_TOML).is_file():
+        return folder / MODEL_TOML
+    models = [folder / name for name in MODEL_FILES if (folder / name).is_file()]
+    return models[0] if len(models) == 1 else None
+
+
+def _listed(known: list[Version]) -> str:
+    names = ", ".join(f"{v.name}:{v.version}" for v in known[:20])
+    return f"{names}{', …' if len(known) > 20 else ''}" if known else "no models"

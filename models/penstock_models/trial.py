@@ -1,0 +1,124 @@
+"""A bundle tried on this machine: are its golden answers right, and what does it say to these files?
+
+Owns the verdict of `penstock model verify` and the report of `penstock model run`. Loading and running are the
+servable's, comparing is `golden`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock_models import golden, samples
+from penstock_models.bundle import Bundle
+from penstock_models.errors import BundleError, PlacementError
+from penstock_models.items import Answer, Outcome, Refusal, ServableInfo
+from penstock_models.servable import Servable
+from penstock_models.store import open_version
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`ok` where the bundle opened, loaded, and gave every golden answer; else `problems` says what did not hold."""
+
+    ok: bool
+    path: str
+    digest: str | None = None
+    files: int = 0
+    golden: int = 0
+    placement: str | None = None
+    problems: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The verdict in lines for a terminal."""
+        if not self.ok:
+            return "\n".join([f"no: {self.path}", *(f"  {problem}" for problem in self.problems)])
+        samples_right = (
+            f"{self.golden} golden sample{'' if self.golden == 1 else 's'} right on {self.placement}"
+        )
+        return f"ok: {self.path}  {self.digest}\n  {self.files} files as listed, {samples_right}"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The outcome for each input file, in order."""
+
+    info: ServableInfo
+    outcomes: tuple[tuple[Path, Outcome], ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(isinstance(outcome, Answer) for _, outcome in self.outcomes)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON builtins, in the words of a result message."""
+        model = {"name": self.info.name, "version": self.info.version, "digest": self.info.digest}
+        results = [{"input": str(path), **_plain(outcome)} for path, outcome in self.outcomes]
+        return {"model": model, "placement": self.info.placement, "results": results}
+
+
+def verify(path: Path) -> Verdict:
+    """Open a bundle (which verifies digest and files), load it, and compare its golden answers.
+
+    Raises:
+        UsageError: there is nothing at `path`.
+    """
+    try:
+        bundle = open_version(path)
+        servable = Servable.open(bundle)
+    except (BundleError, PlacementError) as error:
+        return Verdict(ok=False, path=str(path), problems=(str(error),))
+    try:
+        problems = tuple(
+            filter(None, (_check(bundle, servable, i) for i in range(len(bundle.manifest.golden))))
+        )
+        placement = servable.info.placement
+    finally:
+        servable.close()
+    return Verdict(
+        ok=not problems,
+        path=str(path),
+        digest=bundle.digest,
+        files=len(bundle.manifest.files),
+        golden=len(bundle.manifest.golden),
+        placement=placement,
+        problems=problems,
+    )
+
+
+def _check(bundle: Bundle, servable: Servable, index: int) -> str:
+    sample = bundle.manifest.golden[index]
+    item = golden.item(sample, bundle.read(sample.file), index)
+    return golden.difference(sample, servable.run([item])[0])
+
+
+def run_files(path: Path, inputs: Sequence[Path], advance: Callable[[], None]) -> Report:
+    """Run files through a bundle one after the other, as one stream.
+
+    Args:
+        advance: called after each file.
+
+    Raises:
+        UsageError: a file cannot be read.
+        BundleError, PlacementError: the bundle cannot be opened or loaded.
+    """
+    loaded = [samples.load(file) for file in inputs]
+    servable = Servable.open(open_version(path))
+    try:
+        outcomes: list[tuple[Path, Outcome]] = []
+        for file, sample in zip(inputs, loaded):
+            outcomes.append((file, servable.run([samples.item(sample, stream="cli/run")])[0]))
+            advance()
+        return Report(servable.info, tuple(outcomes))
+    finally:
+        servable.close()
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Refusal):
+        return {"status": outcome.bucket, "reason": outcome.reason, "detail": outcome.detail}
+    plain: dict[str, Any] = msgspec.to_builtins(outcome)
+    times = {"decode": plain.pop("decode_ms"), "infer": plain.pop("infer_ms")}
+    answer = {key: value for key, value in plain.items() if value is not None}
+    return {"status": "ok", "reason": None, "latency_ms": times, **answer}
