@@ -82,6 +82,8 @@ class LinkOptions(msgspec.Struct, frozen=True):
     subscriptions: tuple[tuple[str, int], ...] = ()
     will: Publish | None = None
     will_delay_s: int = 0
+    protocol: int = 5
+    """The version to try first: 4 (3.1.1) where the broker is known to speak no other."""
     outbox: int = 10_000
     outbox_bytes: int = 64 << 20
 

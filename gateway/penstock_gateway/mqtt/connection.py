@@ -30,7 +30,8 @@ class Connection(asyncio.Protocol):
     """Speaks MQTT on one socket.
 
     `granted` resolves when every subscription was answered, `lost` when the connection is over: with the reason, or
-    with the exception that a callback raised. `answered` says that a CONNACK came, `refused` why it said no.
+    with the exception that a callback raised. `answered` says that a CONNACK came, `refused` why it said no,
+    `silent` that it was waited for in vain.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         self.writable = False
         self.answered = False
         self.refused: int | None = None
+        self.silent = False
         self.granted: asyncio.Future[Granted] = self._loop.create_future()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         acks.reset(options.receive_maximum if protocol == 5 else 65_535)
@@ -160,8 +162,8 @@ class Connection(asyncio.Protocol):
         if self.lost.done():
             return None
         if not self.granted.done():
-            missing = "SUBACK" if self.answered else "CONNACK"
-            self.end(f"no {missing} within {timeout_s:g} s")
+            self.silent = not self.answered
+            self.end(f"no {'SUBACK' if self.answered else 'CONNACK'} within {timeout_s:g} s")
             return None
         return self.granted.result()
 

@@ -25,14 +25,14 @@ _STABLE_S = 5.0
 
 
 class Dialect:
-    """Which version to speak next. `protocol` is 5 until a broker shows that it knows only 3.1.1.
+    """Which version to speak next: `protocol` changes once a broker shows that it does not know it.
 
-    It shows that by refusing, or by hanging up on two CONNECTs in a row without ever having taken one; where 3.1.1
-    fails in its turn, 5 is tried again.
+    It shows that by refusing it, by not answering a CONNECT, or by hanging up on two in a row, without ever having
+    taken one. What then works is kept; where the other version fails in its turn, the first is tried again.
     """
 
-    def __init__(self) -> None:
-        self.protocol = 5
+    def __init__(self, protocol: int) -> None:
+        self.protocol = protocol
         self._hangups = 0
         self._accepted = False
 
@@ -40,13 +40,14 @@ class Dialect:
         self._accepted = True
         self._hangups = 0
 
-    def failed(self, answered: bool, refused: int | None) -> None:
-        """A connection that never was: no CONNACK came, or one that says no."""
-        if refused is not None and wants_another_version(refused):
-            self._switch()
-        elif not answered and not self._accepted:
+    def failed(self, refused: int | None, silent: bool) -> None:
+        """A CONNECT that was not taken: refused with a reason, or without a CONNACK."""
+        if refused is not None:
+            if wants_another_version(refused):
+                self._switch()
+        elif not self._accepted:
             self._hangups += 1
-            if self._hangups >= _HANGUPS:
+            if silent or self._hangups >= _HANGUPS:
                 self._switch()
 
     def _switch(self) -> None:
@@ -87,7 +88,7 @@ class MqttLink:
         self._options = options
         self._outbox = Outbox(options.outbox, options.outbox_bytes)
         self._acks = AckWindow()
-        self._dialect = Dialect()
+        self._dialect = Dialect(options.protocol)
         self._connection: Connection | None = None
         self._paused = False
         self._scheduled = False
@@ -164,7 +165,8 @@ class MqttLink:
 
     async def _attempt_failed(self, connection: Connection) -> str:
         spoken = connection.protocol
-        self._dialect.failed(connection.answered, connection.refused)
+        if connection.refused is not None or not connection.answered:
+            self._dialect.failed(connection.refused, connection.silent)
         reason = await connection.wait_lost()
         if self._dialect.protocol != spoken:
             reason += f"; trying MQTT {'5' if self._dialect.protocol == 5 else '3.1.1'}"

@@ -64,11 +64,11 @@ _WIDTH = {
     Prop.SERVER_KEEP_ALIVE: 2, Prop.RECEIVE_MAXIMUM: 2, Prop.TOPIC_ALIAS_MAXIMUM: 2, Prop.TOPIC_ALIAS: 2,
     Prop.MESSAGE_EXPIRY: 4, Prop.SESSION_EXPIRY: 4, Prop.WILL_DELAY: 4, Prop.MAXIMUM_PACKET_SIZE: 4,
 }  # fmt: skip
-_TEXT = frozenset({
+_TEXT: frozenset[int] = frozenset({
     Prop.CONTENT_TYPE, Prop.RESPONSE_TOPIC, Prop.ASSIGNED_CLIENT_ID, Prop.AUTH_METHOD, Prop.RESPONSE_INFO,
     Prop.SERVER_REFERENCE, Prop.REASON_STRING,
 })  # fmt: skip
-_BINARY = frozenset({Prop.CORRELATION_DATA, Prop.AUTH_DATA})
+_BINARY: frozenset[int] = frozenset({Prop.CORRELATION_DATA, Prop.AUTH_DATA})
 _WIDTH_BY_ID: dict[int, int] = {int(name): width for name, width in _WIDTH.items()}
 
 
@@ -128,11 +128,6 @@ def read_binary(data: bytes, pos: int, stop: int) -> tuple[bytes, int]:
     return data[start:end], end
 
 
-def read_text(data: bytes, pos: int, stop: int) -> tuple[str, int]:
-    raw, end = read_binary(data, pos, stop)
-    return to_text(raw), end
-
-
 def to_text(raw: bytes) -> str:
     """Decode UTF-8 as v5 1.5.4 wants it: well-formed, no surrogates, no U+0000."""
     try:
@@ -142,6 +137,10 @@ def to_text(raw: bytes) -> str:
     if "\0" in value:
         raise ProtocolError(f"a string holds U+0000: {raw[:32]!r} [MQTT-1.5.4-2]")
     return value
+
+
+_short_text = lru_cache(maxsize=1024)(to_text)
+"""Keys and many values of user properties repeat; ProtocolError is not kept."""
 
 
 def is_topic_name(topic: str) -> bool:
@@ -181,14 +180,14 @@ def read_properties(data: bytes, pos: int, stop: int) -> tuple[Properties, int]:
     while pos < end:
         name = data[pos]
         pos += 1
-        if name == Prop.USER:
-            key, pos = read_text(data, pos, end)
-            item, pos = read_text(data, pos, end)
-            user.append((key, item))
-            continue
-        if name in found and name != Prop.SUBSCRIPTION_ID:
+        if name == 0x26:  # Prop.USER, as a plain number: a frame may carry five of them
+            key, pos = read_binary(data, pos, end)
+            item, pos = read_binary(data, pos, end)
+            user.append((_short_text(key), _short_text(item)))
+        elif name in found and name != Prop.SUBSCRIPTION_ID:
             raise ProtocolError(f"property 0x{name:02x} occurs twice (v5 2.2.2.2)", 0x82)
-        found[name], pos = _read_value(name, data, pos, end)
+        else:
+            found[name], pos = _read_value(name, data, pos, end)
     if user:
         found[Prop.USER] = tuple(user)
     return found, end
@@ -201,7 +200,8 @@ def _read_value(name: int, data: bytes, pos: int, end: int) -> tuple[int | str |
             raise ProtocolError(f"property 0x{name:02x} wants {width} bytes, {end - pos} are left")
         return int.from_bytes(data[pos : pos + width], "big"), pos + width
     if name in _TEXT:
-        return read_text(data, pos, end)
+        raw, pos = read_binary(data, pos, end)
+        return _short_text(raw), pos
     if name in _BINARY:
         return read_binary(data, pos, end)
     if name == Prop.SUBSCRIPTION_ID:
