@@ -35,6 +35,7 @@ check: $(INSTALLED) system-packages ## ruff, mypy --strict, the import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy models/recipes tests
 	$(BIN)/pytest -q tests/house/test_imports.py tests/house/test_docs.py
 
 test-extras: $(EXTRAS:%=test-extra-%) ## run the tests that need environments of their own

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock_gateway import config, embedded
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -72,3 +73,26 @@ def test_the_image_is_given_all_that_it_copies() -> None:
     assert len(copied) == 2 and len(packages) == 4
     assert {*copied, *packages, "pyproject.toml", "README.md", "LICENSE"} == allowed
     assert all((ROOT / path).exists() for path in allowed)
+
+
+def test_the_sample_configuration_loads(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    shutil.copy(DEPLOY / "gateway.toml", path)
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "mqtt.password").write_text("x")
+    loaded = config.load(path, {})
+    assert (loaded.site, loaded.gateway, len(loaded.route)) == ("home", "gw1", 1)
+    assert len(path.read_text().splitlines()) <= 15
+
+
+def test_the_embedded_broker_has_the_shipped_limits() -> None:
+    limits = re.findall(
+        r"^(?:max_(?:queued|inflight)|message_size|memory|persistent_client).*$", _conf(), re.M
+    )
+    assert len(limits) == 7
+    ours = Path(embedded.__file__).read_text()
+    assert [limit for limit in limits if f"{limit}\n" not in ours] == []
+
+
+def _conf() -> str:
+    return (DEPLOY / "mosquitto.conf").read_text()

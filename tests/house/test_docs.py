@@ -73,7 +73,7 @@ def _check_toml(block: docs.Block, folder: Path) -> None:
         for key in ("password_file", "ca", "cert", "key"):
             if name := table["mqtt"].get(key):
                 (folder / name).write_text("x")
-        (folder / table["models"]["path"]).mkdir(exist_ok=True)
+        (folder / table["models"]["path"]).mkdir(parents=True, exist_ok=True)
         path = folder / "gateway.toml"
         path.write_text(block.body)
         config.load(path, {})
