@@ -49,24 +49,39 @@ Number = Annotated[int, Meta(ge=0, le=MAX_INT)]
 Extent = Annotated[int, Meta(ge=1, le=MAX_DIM)]
 
 
+# What is checked by hand, where a refusal has a reason of its own or the values stay text.
+_SHAPE_SCHEMA = {
+    "minItems": 1,
+    "maxItems": MAX_DIMS,
+    "items": {"type": "integer", "minimum": 1, "maximum": MAX_DIM},
+}
+_VALUES_SCHEMA = {"type": ["array", "string"]}
+_INPUTS_SCHEMA = {
+    "type": "object",
+    "minProperties": 1,
+    "maxProperties": MAX_INPUTS,
+    "additionalProperties": _VALUES_SCHEMA,
+}
+
+
 class Fields(Struct, frozen=True):
     """The keys of contracts 2 wherever they stand. `sh` as a list, `dt` as the wire's short name."""
 
-    v: Annotated[int, Meta(ge=1)] | None = None
+    v: Annotated[int, Meta(ge=1, extra_json_schema={"maximum": VERSION})] | None = None
     ts: Number | None = None
     seq: Number | None = None
     boot: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     dl: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = None
     pr: Annotated[int, Meta(ge=0, le=9)] | None = None
-    sh: tuple[int, ...] | None = None
-    dt: str | None = None
+    sh: Annotated[Shape, Meta(extra_json_schema=_SHAPE_SCHEMA)] | None = None
+    dt: Annotated[str, Meta(extra_json_schema={"enum": list(NUMPY_NAMES)})] | None = None
 
 
 class JsonEnvelope(Fields, frozen=True):
     """A JSON envelope. Its values stay text: `data` nested lists or base64, or `inputs` several of them by name."""
 
-    data: Raw | UnsetType = UNSET
-    inputs: Raw | UnsetType = UNSET
+    data: Annotated[Raw, Meta(extra_json_schema=_VALUES_SCHEMA)] | UnsetType = UNSET
+    inputs: Annotated[Raw, Meta(extra_json_schema=_INPUTS_SCHEMA)] | UnsetType = UNSET
 
 
 class _Refused(Exception):
