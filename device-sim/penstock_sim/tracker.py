@@ -36,11 +36,13 @@ _decoder = msgspec.json.Decoder(_Result)
 
 
 class StreamReport(msgspec.Struct, frozen=True):
-    """`fates` counts results by `status` or `status: reason`; `repeated` are second results of one frame; `unmatched`
+    """`answered` frames have a result that is an answer, `unanswered` ones no result at all. `fates` counts results by
+    `status` or `status: reason`; `repeated` are second results of one frame; `unmatched`
     are results of another boot, or of a frame sent too long ago. Latency counts from the intended time of sending."""
 
     sent: int
     results: int
+    answered: int
     unanswered: int
     repeated: int
     unmatched: int
@@ -56,7 +58,7 @@ class StreamTrack:
         self._size = max(_SHORTEST, min(_LONGEST, int(rate_hz * _HORIZON_S)))
         self._intended = array("d", [_EMPTY]) * self._size
         self._sent_ms = array("q", [0]) * self._size
-        self.sent = self.matched = self.repeated = self.unmatched = 0
+        self.sent = self.matched = self.answered = self.repeated = self.unmatched = 0
         self.fates: Counter[str] = Counter()
         self.latency_ms = Histogram()
         self.last: tuple[int, bytes] | None = None
@@ -82,7 +84,7 @@ class StreamTrack:
         results = self.fates.total()
         unanswered = self.sent - self.matched
         return StreamReport(
-            self.sent, results, unanswered, self.repeated, self.unmatched, dict(self.fates), self.latency_ms.summary()
+            self.sent, results, self.answered, unanswered, self.repeated, self.unmatched, dict(self.fates), self.latency_ms.summary()
         )  # fmt: skip
 
     def _match(self, seq: int, result: _Result, body: bytes, now_s: float) -> None:
@@ -91,6 +93,7 @@ class StreamTrack:
         self._intended[slot] = _EMPTY
         self.matched += 1
         if result.status in ("ok", "degraded"):
+            self.answered += 1
             self.last = (seq, body)
 
     def _before(self, arrived_ms: int) -> int | None:
