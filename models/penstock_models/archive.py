@@ -196,6 +196,8 @@ class TarSource:
     def _block(self, file: BinaryIO) -> bytes:
         header = file.read(BLOCK)
         if len(header) < BLOCK:
+            if file.tell() < BLOCK:
+                raise BundleError(f"{self._path}: not an uncompressed tar archive: only {file.tell()} bytes")
             raise BundleError(f"{self._path}: truncated: the archive has no end marker; copy it again")
         return header
 

@@ -51,7 +51,9 @@ def annotate(picture: bytes, answer: Answer) -> Image.Image:
         for detection in sorted(answer.detections, key=lambda d: d.score):
             canvas.detection(detection)
     elif answer.classes is not None:
-        canvas.lines([_class_line(c) for c in answer.classes], [c.score for c in answer.classes])
+        canvas.lines(
+            [_class_line(c) for c in answer.classes] or ["no classes"], [c.score for c in answer.classes]
+        )
     elif answer.anomaly is not None:
         limit = "" if answer.anomaly.threshold is None else f" (threshold {answer.anomaly.threshold:.3g})"
         canvas.lines([f"anomaly {answer.anomaly.score:.3g}{limit}"], [])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ from penstock_models.manifest_rules import MAX_VERSION, NAME
 from penstock_models.presets import Preset
 from penstock_models.steps.specs import Postprocess, Preprocess
 
-Values = float | int | list[float | int] | list[list[float | int]]
+Values = float | int | list[Any]  # a number, or nested lists of numbers
 MAX_LABELS_BYTES = 1024**2
 
 

@@ -53,7 +53,7 @@ def fixed_inputs(wanted: Mapping[str, Values], inputs: Sequence[TensorSpec]) -> 
     constants = []
     for name, values in wanted.items():
         spec = _find(name, inputs, "input")
-        array = np.asarray(values)
+        array = _numbers(name, values)
         shape = closed(spec.shape) if array.size == math.prod(closed(spec.shape)) else array.shape
         if len(shape) != len(spec.shape) or any(
             w not in (None, s) for w, s in zip(spec.shape, shape, strict=True)
@@ -63,6 +63,16 @@ def fixed_inputs(wanted: Mapping[str, Values], inputs: Sequence[TensorSpec]) -> 
             )
         constants.append(Constant(name, spec.dtype, shape, tuple(float(v) for v in array.reshape(-1))))
     return tuple(constants)
+
+
+def _numbers(name: str, values: Values) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.array("")
+    if array.dtype.kind not in "iuf":
+        raise UsageError(f"constants.{name}: expected a number or even lists of numbers, got {values!r:.60}")
+    return array
 
 
 def _find(name: str, tensors: Sequence[TensorSpec], kind: str) -> TensorSpec:
