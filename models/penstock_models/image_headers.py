@@ -37,16 +37,6 @@ def read_header(data: bytes | memoryview) -> Header | None:
     return None
 
 
-def sniff(data: bytes | memoryview) -> str:
-    """The media type by signature, "" when it is no picture that is understood."""
-    head = bytes(memoryview(data).cast("B")[:12])
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    return "image/webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
-
-
 def _jpeg(view: memoryview) -> Header | None:
     at, orientation = 2, 1
     for _ in range(MAX_SEGMENTS):

@@ -12,16 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from penstock_models.image_headers import sniff
-from penstock_models.items import EncodedImage, JsonValues, Payload, SenML, Tensor
+from penstock_models.items import JsonValues, Payload, SenML, Tensor
 from penstock_models.rejection import Rejection
 from penstock_models.runtimes.session import Array
 from penstock_models.senml import senml_table
 
-DTYPES = {
-    **{"u8": "uint8", "i8": "int8", "u16": "uint16", "i16": "int16", "i32": "int32", "i64": "int64"},
-    **{"f16": "float16", "f32": "float32", "f64": "float64"},
-}
+_KINDS = {"u": "uint", "i": "int", "f": "float"}
+_SHORT = ("u8", "i8", "u16", "i16", "i32", "i64", "f16", "f32", "f64")
+DTYPES = {short: _KINDS[short[0]] + short[1:] for short in _SHORT}
 _NAMES = {**DTYPES, **{name: name for name in DTYPES.values()}}
 
 MAX_AXES = 8
@@ -82,29 +80,6 @@ def require_finite(values: Array) -> None:
             return
     at = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
     raise Rejection("not_finite", f"value {at} is {values.reshape(-1)[at]}")
-
-
-def payload_of(data: bytes, media_type: str) -> Payload:
-    """The payload of a file with a media type; `dt` and `sh` may be parameters, as in `application/x-tensor;dt=f32;sh=640`.
-
-    Raises:
-        Rejection: `content_type`, for a media type that no payload has.
-    """
-    kind, _, rest = media_type.partition(";")
-    kind = kind.strip().lower() or sniff(data)
-    fields = dict(field.strip().partition("=")[::2] for field in rest.split(";") if field.strip())
-    dtype = fields.get("dt", "")
-    shape = tuple(int(axis) for axis in fields["sh"].split("x")) if fields.get("sh") else ()
-    match kind:
-        case "image/jpeg" | "image/png" | "image/webp":
-            return EncodedImage(data, kind)
-        case "application/x-tensor" | "application/octet-stream":
-            return Tensor(data, dtype, shape)
-        case "application/json":
-            return JsonValues(data, dtype, shape)
-        case "application/senml+json" | "application/senml+cbor":
-            return SenML(data, kind.endswith("cbor"))
-    raise Rejection("content_type", f"no payload has the media type {media_type!r}")
 
 
 def _from_bytes(data: bytes | memoryview, dtype: np.dtype[Any]) -> Array:

@@ -100,13 +100,14 @@ def resize(picture: Picture, step: Resize) -> tuple[Picture, Geometry]:
         return scaled(picture, step.width, step.height, step.filter), WHOLE
     if step.mode == "letterbox":
         return _letterbox(picture, step)
+    # Cut before resampling: a picture of extreme ratio must not be blown up first.
     scale = max(step.width / width, step.height / height)
-    full_w = max(step.width, round(width * scale))
-    full_h = max(step.height, round(height * scale))
-    full = scaled(picture, full_w, full_h, step.filter)
-    left, top = (full_w - step.width) // 2, (full_h - step.height) // 2
-    cut = full[top : top + step.height, left : left + step.width]
-    return cut, Geometry(step.width / full_w, left / full_w, step.height / full_h, top / full_h)
+    cut_w = min(width, max(1, round(step.width / scale)))
+    cut_h = min(height, max(1, round(step.height / scale)))
+    left, top = (width - cut_w) // 2, (height - cut_h) // 2
+    cut = np.ascontiguousarray(picture[top : top + cut_h, left : left + cut_w])
+    geometry = Geometry(cut_w / width, left / width, cut_h / height, top / height)
+    return scaled(cut, step.width, step.height, step.filter), geometry
 
 
 def _letterbox(picture: Picture, step: Resize) -> tuple[Picture, Geometry]:

@@ -31,7 +31,8 @@ def squared_error(output: Array, reference: Array) -> Array:
     """The mean squared difference of every row, float32 (rows,)."""
     difference = output.reshape(len(output), -1) - reference.reshape(len(reference), -1)
     squares: Array = np.einsum("ij,ij->i", difference, difference)
-    return squares / difference.shape[1]
+    squares /= difference.shape[1]
+    return squares
 
 
 def finite_rows(x: Array) -> Array | None:

@@ -63,6 +63,7 @@ class SeriesPlan:
         self._quantizes = any(isinstance(s, Quantize) for s in steps)
         if self._quantizes:
             required_quantization(spec)
+        self.converts = bool(self._values)
         self._any_shape = False
         self.expected = self._expected()
 
