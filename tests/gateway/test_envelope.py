@@ -15,8 +15,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from penstock_gateway.envelope import MAX_INT, Header, Parsed, read_message
+from penstock_gateway.envelope import Header, Parsed, read_message
 from penstock_gateway.formats import CONTENT_TYPES, NUMPY_NAMES, Profile
+from penstock_gateway.header import MAX_INT
 from penstock_models.items import EncodedImage, JsonValues, Named, Refusal, SenML, Tensor
 
 JSON, CBOR, RAW = "application/json", "application/cbor", "application/x-tensor"
