@@ -58,10 +58,10 @@ def soak() -> bool:
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """Return the seed of a simulation: PENSTOCK_SEED, else 1 in CI, else a new one; a failure shows it."""
-    fixed = os.environ.get("PENSTOCK_SEED") or ("1" if os.environ.get("CI") == "true" else None)
+    """Return the seed of a simulation: TEST_SEED, else 1 in CI, else a new one; a failure shows it."""
+    fixed = os.environ.get("TEST_SEED") or ("1" if os.environ.get("CI") == "true" else None)
     value = int(fixed) if fixed else random.SystemRandom().randrange(2**32)
-    request.node.add_report_section("setup", "seed", f"PENSTOCK_SEED={value} repeats this run")
+    request.node.add_report_section("setup", "seed", f"TEST_SEED={value} repeats this run")
     return value
 
 

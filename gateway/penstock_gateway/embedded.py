@@ -41,7 +41,6 @@ max_queued_bytes 268435456
 max_inflight_messages 1000
 max_inflight_bytes 67108864
 message_size_limit 16777216
-memory_limit 1073741824
 persistent_client_expiration 7d
 persistence true
 persistence_location {folder}/
