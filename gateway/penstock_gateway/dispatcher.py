@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 
 from penstock_gateway.frames import NO_DEADLINE, Frame
 from penstock_gateway.ledger import Fate
+from penstock_gateway.logs import Log
 from penstock_gateway.model_queue import ModelQueue
 from penstock_models.items import Executor, Outcome, Refusal, ServableInfo
 
@@ -24,7 +24,7 @@ IN_QUEUE: Fate = ("expired", "in_queue")
 PREDICTED_LATE: Fate = ("expired", "predicted_late")
 SHUTDOWN: Fate = ("dropped", "shutdown")
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class RunTime:
@@ -159,7 +159,7 @@ class Dispatcher:
         except (
             Exception
         ) as error:  # whatever an executor raises, these frames need a fate and the others a gateway
-            log.exception("batch failed", extra={"fields": {"model": model.info.name}})
+            log.exception("batch failed", model=model.info.name)
             outcomes = [Refusal("failed", "internal", str(error))] * len(batch)
         finally:
             self._free += 1

@@ -25,16 +25,36 @@ NO_DEADLINE = float("inf")
 class Frame:
     """One accepted message. Times are seconds of the monotonic clock, `ts` and `arrived_ms` epoch milliseconds.
 
-    `row` is its journal row, 0 on a `latest` route; `waiting` is true while it stands in its stream's queue.
+    `row` is its journal row, 0 on a `latest` route; `digest` names an `every` frame without a number; `waiting` is true while it stands in its stream's queue.
     """
 
     __slots__ = (
-        "arrived", "arrived_ms", "boot", "correlation", "deadline", "historical", "id", "item", "nbytes", "qos",
-        "rank", "response_topic", "row", "seq", "stream", "taken", "ts", "ts_suspect", "waiting",
+        "arrived",
+        "arrived_ms",
+        "boot",
+        "correlation",
+        "deadline",
+        "digest",
+        "every",
+        "historical",
+        "id",
+        "item",
+        "nbytes",
+        "qos",
+        "rank",
+        "response_topic",
+        "row",
+        "seq",
+        "stream",
+        "taken",
+        "ts",
+        "ts_suspect",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, frame_id: str, arrived: float, arrived_ms: int, nbytes: int) -> None:
         self.stream = stream
+        self.every = stream.lane.route.mode == "every"
         self.id = frame_id
         self.arrived = arrived
         self.arrived_ms = arrived_ms
@@ -51,6 +71,7 @@ class Frame:
         self.row = 0
         self.response_topic = ""
         self.correlation = b""
+        self.digest = b""
         self.taken = 0.0
         self.waiting = False
 

@@ -37,6 +37,11 @@ class Lane:
         return self.frames >= self.route.queue or self.nbytes >= self.route.queue_bytes
 
     @property
+    def over(self) -> bool:
+        """It holds more than its bounds, the frame at hand counted in."""
+        return self.frames > self.route.queue or self.nbytes > self.route.queue_bytes
+
+    @property
     def roomy(self) -> bool:
         """There is room enough to read again after a pause."""
         return self.frames < RESUME * self.route.queue and self.nbytes < RESUME * self.route.queue_bytes

@@ -114,7 +114,7 @@ class ModelQueue:
 
     def drain(self) -> list[Frame]:
         """Take out everything that waits."""
-        frames = []
+        frames: list[Frame] = []
         while (stream := self._first()) is not None:
             frames.extend(stream.waiting)
             stream.waiting.clear()

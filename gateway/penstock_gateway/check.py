@@ -1,0 +1,175 @@
+"""`gateway check`: what a configuration comes to, whether its models are there, whether its broker keeps promises."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import msgspec
+
+from penstock_gateway import connections
+from penstock_gateway.broker_check import Needs, probe_foreign_publish, probe_queue, warnings
+from penstock_gateway.config import Config, Route, Source, sources
+from penstock_gateway.config import warnings as config_warnings
+from penstock_gateway.mqtt import Granted, LinkOptions, Publish
+from penstock_gateway.mqtt.link import MqttLink
+from penstock_gateway.topics import device_topic
+from penstock_models.errors import PenstockError
+from penstock_models.store import open_version, resolve
+
+CONNECT_S = 15.0
+
+
+class RouteReport(msgspec.Struct, frozen=True):
+    """A route as it will run."""
+
+    index: int
+    subscription: str
+    model: str
+    mode: str
+    deadline_ms: int
+    max_age_ms: int
+    device: str
+    stream: str
+    full: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was found. `problems` are reasons why the gateway will not run, `warnings` what deserves a look."""
+
+    values: list[Source]
+    routes: list[RouteReport]
+    broker: list[str]
+    warnings: list[str]
+    problems: list[str]
+
+
+async def examine(config: Config, broker: bool, queue: int) -> Report:
+    """Examine a configuration that could be read.
+
+    Args:
+        broker: connect to the broker as the gateway would, and try what it allows.
+        queue: measure the broker's queue with so many messages; 0 leaves that out.
+    """
+    models, problems = await asyncio.to_thread(_models, config)
+    found: tuple[list[str], list[str]] = ([], [])
+    if broker:
+        try:
+            found = await _broker(config, queue)
+        except PenstockError as error:
+            problems.append(f"broker: {error}")
+    return Report(
+        sources(config),
+        [_route(config, route, models.get(str(route.model), str(route.model))) for route in config.route],
+        found[0],
+        [*config_warnings(config), *found[1]],
+        problems,
+    )
+
+
+def _models(config: Config) -> tuple[dict[str, str], list[str]]:
+    """What each reference comes to, and what is wrong with those that come to nothing."""
+    found, problems = {}, []
+    for reference in dict.fromkeys(str(route.model) for route in config.route):
+        try:
+            bundle = open_version(resolve(config.models.path, reference))
+        except PenstockError as error:
+            problems.append(str(error))
+        else:
+            found[reference] = f"{bundle.manifest.name}:{bundle.manifest.version} ({bundle.digest[:19]}…)"
+    return found, problems
+
+
+def _route(config: Config, route: Route, model: str) -> RouteReport:
+    where = f"{route.queue} frames or {route.queue_bytes} bytes: {route.on_full}"
+    return RouteReport(
+        index=route.index,
+        subscription=connections.subscription(route, config.mqtt.share),
+        model=model,
+        mode=route.mode,
+        deadline_ms=route.deadline_ms,
+        max_age_ms=route.max_age_ms,
+        device="the topic" if route.filter.device >= 0 else route.default_device,
+        stream="the topic" if route.filter.stream >= 0 else route.default_stream,
+        full="one frame a stream: the newest replaces it" if route.mode == "latest" else where,
+    )
+
+
+async def _broker(config: Config, queue: int) -> tuple[list[str], list[str]]:
+    """Facts about the broker, and named warnings."""
+    if config.mqtt.url.embedded:
+        return ["embedded: started with the gateway, with limits that keep the promises"], []
+    url = config.mqtt.url
+    plans = connections.plan(config, url.host, url.port, Publish("", b""))
+    base = msgspec.structs.replace(plans[0].options, will=None, subscriptions=(), session_expiry_s=0)
+    granted = await _ask(plans)
+    facts = [f"MQTT {'5' if granted.protocol == 5 else '3.1.1'} at {url}"]
+    named = warnings(granted, Needs(config.limits.max_frame_bytes, connections.SESSION_EXPIRY_S))
+    if await _foreign(config, base) == "open":
+        named.append("open: anybody may publish as any device; bind topics to users (deploy/mosquitto/acl)")
+    else:
+        facts.append("closed: a publish as a foreign device was refused")
+    if queue:
+        topic = device_topic(
+            config.mqtt.root, config.site, f"probe-{secrets.token_hex(4)}", "queue", "result"
+        )
+        kept = await probe_queue(base, queue, topic)
+        facts.append(f"queued {kept} of {queue} messages for an absent gateway")
+        if kept < queue:
+            named.append(
+                f"queue_small: {queue - kept} of {queue} messages were dropped, though the sender got Success"
+            )
+    return facts, named
+
+
+async def _foreign(config: Config, base: LinkOptions) -> str:
+    topic = f"{config.mqtt.root}/v1/{config.site}/dev/probe-{secrets.token_hex(4)}/status"
+    return await probe_foreign_publish(base, topic)
+
+
+async def _ask(plans: tuple[connections.Plan, ...]) -> Granted:
+    """Connect once as the gateway's control connection would, under another client id."""
+    options = plans[0].options
+    probe = msgspec.structs.replace(
+        options, client_id=f"{options.client_id}-check-{secrets.token_hex(4)}", will=None, subscriptions=()
+    )
+    answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+    link = asyncio.create_task(MqttLink(probe).run(lambda _: None, _Answer(answer)))
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            granted = await answer
+    except TimeoutError:
+        raise PenstockError(f"no answer within {CONNECT_S:g} s") from None
+    finally:
+        link.cancel()
+        await asyncio.wait([link])
+    await _forget(probe)
+    return granted
+
+
+async def _forget(options: LinkOptions) -> None:
+    """End the persistent session that the question left behind."""
+    gone: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+    clean = msgspec.structs.replace(options, session_expiry_s=0)
+    link = asyncio.create_task(MqttLink(clean).run(lambda _: None, _Answer(gone)))
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await gone
+    finally:
+        link.cancel()
+        await asyncio.wait([link])
+
+
+class _Answer:
+    """Waits for the first word of a link."""
+
+    def __init__(self, answer: asyncio.Future[Granted]) -> None:
+        self._answer = answer
+
+    def up(self, granted: Granted) -> None:
+        if not self._answer.done():
+            self._answer.set_result(granted)
+
+    def down(self, reason: str) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(PenstockError(reason))

@@ -1,0 +1,287 @@
+"""The gateway: its parts, wired together once, and its life as verbs.
+
+`run` loads the models, opens the journal, connects, serves, and on `stop` leaves in order: stop accepting, drain with
+a deadline, publish what is settled, close. Everything that runs is a task of one group, so a part that fails takes the
+gateway down loudly instead of leaving half of it standing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+from penstock_gateway import connections
+from penstock_gateway.admission import Admission
+from penstock_gateway.broker_check import Needs
+from penstock_gateway.config import Config
+from penstock_gateway.connections import Plan, Watch
+from penstock_gateway.dispatcher import Dispatcher, ModelRun
+from penstock_gateway.embedded import embedded_broker
+from penstock_gateway.frames import Frame
+from penstock_gateway.health import Health
+from penstock_gateway.http import serve
+from penstock_gateway.identity import StreamIdentity
+from penstock_gateway.intake import Books, Durable, Intake
+from penstock_gateway.journal import Journal
+from penstock_gateway.lanes import Lane
+from penstock_gateway.ledger import Counts, Fate, Ledger
+from penstock_gateway.logs import Log
+from penstock_gateway.metrics import Tally
+from penstock_gateway.mqtt import Publish
+from penstock_gateway.mqtt.link import MqttLink
+from penstock_gateway.receipts import Receipts
+from penstock_gateway.results import Results
+from penstock_gateway.status import Parts, Views
+from penstock_gateway.streams import Streams
+from penstock_gateway.topics import gateway_topic
+from penstock_gateway.wire import GatewayStatus, encode_stats, encode_status
+from penstock_models.executor import ThreadExecutor
+from penstock_models.store import resolve
+
+DRAIN_S = 10.0
+FLUSH_S = 5.0
+CHECKPOINT_S = 1.0
+STATS_S = 10.0
+
+log = Log(__name__)
+
+
+async def run(config: Config, stop: asyncio.Event) -> None:
+    """Run a gateway until `stop` is set, then drain and leave.
+
+    Raises:
+        PenstockError: a model, the journal, the broker's address or a port is not usable; nothing was subscribed then.
+    """
+    async with AsyncExitStack() as stack:
+        executor = ThreadExecutor(config.threads, max_pixels=config.limits.max_pixels)
+        stack.push_async_callback(executor.close)
+        models = await _load(config, executor)
+        host, port = config.mqtt.url.host, config.mqtt.url.port
+        if config.mqtt.url.embedded:
+            folder = config.state / "broker"
+            host, port, _ = await stack.enter_async_context(embedded_broker(str(config.mqtt.listen), folder))
+        events = _JournalEvents()
+        journal = await Journal.open(
+            config.state / "journal.db",
+            config.journal.max_bytes,
+            events,
+            max_entry=config.limits.max_frame_bytes + (64 << 10),
+            max_streams=config.limits.max_streams,
+        )
+        for report in journal.opened.reports:
+            log.warning("journal", report=report)
+        gateway = Gateway(config, executor, models, journal, (host, port))
+        events.gateway = gateway
+        try:
+            await gateway.run(stop)
+        finally:
+            await gateway.close_books()
+
+
+async def _load(config: Config, executor: ThreadExecutor) -> dict[str, ModelRun]:
+    """Load every model that a route names, once each; nothing else is served yet, so it happens in this process."""
+    models: dict[str, ModelRun] = {}
+    by_digest: dict[str, ModelRun] = {}
+    for reference in dict.fromkeys(str(route.model) for route in config.route):
+        path = await asyncio.to_thread(resolve, config.models.path, reference)
+        info = await executor.load(str(path), config.devices(reference.partition(":")[0]))
+        models[reference] = by_digest.setdefault(info.digest, ModelRun(info))
+        log.info(
+            "loaded", model=info.name, version=info.version, placement=info.placement, p50_ms=info.p50_ms
+        )
+    return models
+
+
+class _JournalEvents:
+    """Hands the journal's events on; the gateway exists only after the journal, since it speaks of its start."""
+
+    gateway: Gateway
+
+    def on_durable(self, tokens: Sequence[Durable], streams: Sequence[StreamIdentity]) -> None:
+        self.gateway.intake.durable(tokens, streams)
+
+    def on_stuck(self, reason: str) -> None:
+        log.error("journal stuck", reason=reason)
+        self.gateway.publish_status()
+
+    def on_unstuck(self) -> None:
+        log.info("journal writes again")
+        self.gateway.intake.resume()
+        self.gateway.publish_status()
+
+    def on_broken(self, reason: str) -> None:
+        log.error("journal broken", reason=reason)
+        self.gateway.publish_status()
+
+
+class Gateway:
+    """The parts of one start."""
+
+    def __init__(
+        self,
+        config: Config,
+        executor: ThreadExecutor,
+        models: dict[str, ModelRun],
+        journal: Journal,
+        address: tuple[str, int],
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._books = Books(Ledger(), Counts())
+        self._checkpointed: tuple[int, int] = (-1, -1)
+        runs = list(dict.fromkeys(models.values()))
+        tally = Tally()
+        self._links = self._connect(config, address)
+        control, results_link = self._links["control"][2], self._links["results"][2]
+        self._health = Health(executor, [run.info for run in runs], self.publish_status)
+        self._receipts = Receipts(control, tally, lambda stream: self.intake.passed(stream))
+        self._results = Results(results_link, journal, self._books.journalled, tally, self._let_go)
+        self._dispatcher = Dispatcher(executor, config.threads, self._results.outcomes, self._settle)
+        self._dispatcher.models.extend(runs)
+        self._lanes = [Lane(route, models[str(route.model)]) for route in config.route]
+        limits, mqtt = config.limits, config.mqtt
+        self._streams = Streams(self._lanes, self._books.ledger, mqtt.root, config.site, limits.max_streams)
+        self.intake = Intake(
+            admission=Admission(limits, mqtt.response_prefixes, self._identities(), journal.opened.digests),
+            streams=self._streams,
+            books=self._books,
+            results=self._results,
+            dispatcher=self._dispatcher,
+            journal=journal,
+            receipts=self._receipts,
+            tally=tally,
+            first_id=journal.opened.first_row,
+        )
+        links = {name: (watch, link) for name, (_, watch, link) in self._links.items()}
+        self._views = Views(Parts(self._books.ledger, self._lanes, runs, links, journal, self._health, tally))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`, then leave in order."""
+        http, token = self._config.http, self._config.http.token_file
+        tokens = token.read() if token else None
+        async with serve(self._views, str(http.listen), tokens), asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(work, name=name)
+                for name, work in (
+                    ("dispatcher", self._dispatcher.run()),
+                    ("receipts", self._receipts.run()),
+                    ("health", self._health.run()),
+                    ("stats", self._every(STATS_S, self._publish_stats)),
+                    ("checkpoint", self._every(CHECKPOINT_S, self._checkpoint)),
+                )
+            ]
+            await self._carry()
+            links = {name: group.create_task(self._serve_link(name), name=name) for name in self._links}
+            await stop.wait()
+            await self._leave(links)
+            for task in (*tasks, *links.values()):
+                task.cancel()
+
+    async def close_books(self) -> None:
+        """End the journal's start: cleanly where it can still write."""
+        self._checkpoint()
+        if not await self._journal.close(FLUSH_S):
+            log.error("journal not closed in time", seconds=FLUSH_S)
+
+    def publish_status(self) -> None:
+        """Tell the retained status topic what the state is now."""
+        self._publish("status", encode_status(self._views.gateway_status()), qos=1, retain=True)
+
+    async def _leave(self, links: dict[str, asyncio.Task[None]]) -> None:
+        """Stop accepting, drain with a deadline, publish."""
+        log.info("stopping")
+        self._views.stopping = True
+        incoming = [task for name, task in links.items() if self._links[name][0].routes]
+        for task in incoming:
+            task.cancel()
+        await asyncio.wait(incoming)
+        drained = await self._dispatcher.drain(DRAIN_S)
+        if not drained:
+            log.warning("not drained in time", seconds=DRAIN_S)
+        for model in self._dispatcher.models:
+            self._settle(model.queue.drain(), ("dropped", "shutdown"))
+        self._receipts.send()
+        await self._links["results"][2].flush(FLUSH_S)
+        self._publish_stats()
+        self.publish_status()
+        await self._links["control"][2].flush(FLUSH_S)
+
+    def _connect(self, config: Config, address: tuple[str, int]) -> dict[str, tuple[Plan, Watch, MqttLink]]:
+        start = self._journal.opened.start.start
+        gone = GatewayStatus(state="offline", start=start, since=time.time_ns() // 1_000_000)
+        will = Publish(self._topic("status"), encode_status(gone), qos=1, retain=True)
+        links = {}
+        for plan in connections.plan(config, *address, will):
+            needs = Needs(config.limits.max_frame_bytes if plan.routes else 0, plan.options.session_expiry_s)
+            watch = Watch(plan.name, needs, self.publish_status)
+            links[plan.name] = (plan, watch, MqttLink(plan.options))
+        return links
+
+    async def _serve_link(self, name: str) -> None:
+        _, watch, link = self._links[name]
+        await link.run(partial(self.intake.take, link), watch)
+
+    async def _carry(self) -> None:
+        """Take over what earlier starts left in the journal, before anything new is subscribed."""
+        async for entry in self._journal.carried():
+            self.intake.carry(entry)
+        if self._journal.opened.carried:
+            log.info("carried over", frames=self._journal.opened.carried)
+        self._dispatcher.kick()
+
+    def _identities(self) -> dict[str, StreamIdentity]:
+        """The streams that the journal remembers, on the routes that are there now."""
+        now = time.monotonic()
+        gap_s = max((route.gap_s for route in self._config.route if route.mode == "every"), default=0.0)
+        found = {}
+        for key, blob in self._journal.opened.streams.items():
+            try:
+                found[key] = StreamIdentity.restore(key, blob, gap_s, now)
+            except ValueError as error:
+                log.warning("stream forgotten", stream=key, reason=str(error))
+        return found
+
+    def _let_go(self, frame: Frame) -> None:
+        self.intake.let_go(frame)
+
+    def _settle(self, frames: list[Frame], fate: Fate) -> None:
+        """Settle what was not run. A journalled frame outlives a shutdown: the next start carries it over."""
+        if fate == ("dropped", "shutdown"):
+            frames = [frame for frame in frames if not frame.row]
+        self._results.settle(frames, fate)
+
+    def _checkpoint(self) -> None:
+        """Make the totals of what is not journalled durable, when they changed."""
+        total = self._books.ledger.total()
+        if (total.received, total.settled) == self._checkpointed:
+            return
+        self._checkpointed = (total.received, total.settled)
+        rest = total.minus(self._books.journalled)
+        rest.late = total.late
+        rest.missing_upstream = sum(
+            counts.missing_upstream
+            for counts in {
+                id(s.counts): s.counts for s in self._streams if s.lane.route.mode == "latest"
+            }.values()
+        )
+        self._journal.checkpoint(rest)
+
+    def _publish_stats(self) -> None:
+        self._publish("stats", encode_stats(self._views.stats()), qos=0)
+
+    def _publish(self, kind: str, payload: bytes, qos: int, retain: bool = False) -> None:
+        control = self._links["control"][2]
+        if not control.publish(Publish(self._topic(kind), payload, qos=qos, retain=retain)):
+            log.warning("outbox full", link="control", message=kind)
+
+    def _topic(self, kind: str) -> str:
+        return gateway_topic(self._config.mqtt.root, self._config.site, self._config.gateway, kind)
+
+    @staticmethod
+    async def _every(seconds: float, act: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            act()

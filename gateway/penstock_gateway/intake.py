@@ -1,0 +1,232 @@
+"""Takes messages from the links: the journal, the queue, acknowledgement, back-pressure (contracts 5).
+
+A `latest` frame is acknowledged and queued at once. An `every` frame goes to the journal first, and is acknowledged
+and queued when it is durable, in the order of arrival. Even one that is settled at once, such as a duplicate, is
+acknowledged only after all that came before it is durable.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from penstock_gateway.admission import Admission
+from penstock_gateway.dispatcher import Dispatcher
+from penstock_gateway.frames import Frame, Stream
+from penstock_gateway.identity import StreamIdentity
+from penstock_gateway.journal import Entry, Journal
+from penstock_gateway.lanes import Lane
+from penstock_gateway.ledger import SUPERSEDED, Counts, Fate, Ledger
+from penstock_gateway.metrics import Tally
+from penstock_gateway.mqtt import Link, Message
+from penstock_gateway.receipts import Receipts
+from penstock_gateway.results import Results
+from penstock_gateway.streams import Streams
+from penstock_models.items import Refusal
+
+FULL: Fate = ("dropped", "full")
+MEMORY: Fate = ("dropped", "memory")
+CANCELLED: Fate = ("dropped", "cancelled")
+
+
+class Books(NamedTuple):
+    """Where frames are counted: the whole ledger, and the part of it that the journal's durable books hold."""
+
+    ledger: Ledger
+    journalled: Counts
+
+
+class Durable(NamedTuple):
+    """What waits for a commit: a message to acknowledge, and the frame to queue unless it is settled already."""
+
+    link: Link
+    ack: int
+    frame: Frame | None = None
+
+
+class Intake:
+    """The way in for all lanes.
+
+    Args:
+        first_id: the first result id of this start, larger than any row of the journal.
+    """
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        streams: Streams,
+        books: Books,
+        results: Results,
+        dispatcher: Dispatcher,
+        journal: Journal,
+        receipts: Receipts,
+        tally: Tally,
+        first_id: int,
+    ) -> None:
+        self._admission = admission
+        self._streams = streams
+        self._books = books
+        self._results = results
+        self._dispatcher = dispatcher
+        self._journal = journal
+        self._receipts = receipts
+        self._tally = tally
+        self._ids = itertools.count(first_id)
+        self._paused: dict[Lane, Link] = {}
+        self._numbered: dict[str, Stream] = {}
+
+    def take(self, link: Link, messages: Sequence[Message]) -> None:
+        """Admit what one read of a link's socket brought."""
+        now, now_ms = time.monotonic(), time.time_ns() // 1_000_000
+        touched: dict[Lane, None] = {}
+        for message in messages:
+            found = self._streams.find(message.topic)
+            if message.retain:
+                self._tally.retained_ignored += 1
+                link.ack(message.ack)
+            elif not isinstance(found, Stream):
+                self._strange(found)
+                link.ack(message.ack)
+            elif found.lane.route.mode == "latest":
+                self._take_latest(found, message, now, now_ms)
+                link.ack(message.ack)
+            else:
+                touched[found.lane] = None
+                self._take_every(link, found, message, now, now_ms)
+        for lane in touched:
+            self._hold_back(link, lane)
+        self._dispatcher.kick()
+
+    def durable(self, tokens: Sequence[Durable], identities: Sequence[StreamIdentity]) -> None:
+        """A commit made these safe: acknowledge, queue, tell the devices."""
+        for link, ack, frame in tokens:
+            link.ack(ack)
+            if frame is not None:
+                frame.stream.lane.model.queue.push(frame)
+        for identity in identities:
+            self._receipts.changed(self._numbered[identity.key])
+        self.resume()
+        self._dispatcher.kick()
+
+    def passed(self, stream: Stream) -> None:
+        """Gaps of a stream were passed: keep that, and tell the device."""
+        if stream.lane.route.mode == "every" and stream.identity is not None:
+            self._journal.touch(stream.identity)
+
+    def carry(self, entry: Entry) -> None:
+        """Queue a frame that an earlier start left in the journal, behind the live ones."""
+        found = self._streams.find(entry.message.topic)
+        counts = found.counts if isinstance(found, Stream) else self._books.ledger.unattributed
+        for book in (counts, self._books.journalled):
+            book.received += 1
+            book.carried += 1
+        if not isinstance(found, Stream):  # its route is gone
+            for book in (counts, self._books.journalled):
+                book.settle(CANCELLED)
+            self._journal.settle(entry.row, CANCELLED)
+            return
+        frame = self._frame(found, entry.row, entry.message, time.monotonic(), entry.arrived_ms)
+        frame.row = entry.row
+        if refusal := self._admission.carried(frame, entry.message):
+            self._results.refuse(frame, refusal)
+        else:
+            found.lane.model.queue.push(frame)
+
+    def let_go(self, frame: Frame) -> None:
+        """A frame is settled for good: its lane has room."""
+        frame.stream.lane.let_go(frame.nbytes)
+        if self._paused:
+            self.resume()
+
+    def _strange(self, fate: Fate | None) -> None:
+        """A message that makes no stream: counted, and answered by nobody."""
+        if fate is None:
+            self._tally.unrouted += 1
+        else:
+            self._books.ledger.unattributed.received += 1
+            self._books.ledger.unattributed.settle(fate)
+
+    def _frame(self, stream: Stream, number: int, message: Message, now: float, now_ms: int) -> Frame:
+        frame = Frame(stream, f"{number:x}", now, now_ms, len(message.payload))
+        stream.lane.hold(frame.nbytes)
+        return frame
+
+    def _take_latest(self, stream: Stream, message: Message, now: float, now_ms: int) -> None:
+        stream.counts.received += 1
+        frame = self._frame(stream, next(self._ids), message, now, now_ms)
+        refusal = self._admission.judge(frame, message)
+        if stream.identity is not None:
+            self._receipts.watch(stream)
+        if refusal is not None:
+            self._results.refuse(frame, refusal)
+            return
+        queue = stream.lane.model.queue
+        if stream.waiting:
+            older = stream.waiting[0]
+            queue.remove(older)
+            self._results.count(older, SUPERSEDED)
+        if stream.lane.over:
+            self._results.count(frame, MEMORY)
+        else:
+            queue.push(frame)
+
+    def _take_every(self, link: Link, stream: Stream, message: Message, now: float, now_ms: int) -> None:
+        stream.counts.received += 1
+        self._books.journalled.received += 1
+        number = next(self._ids)
+        frame = self._frame(stream, number, message, now, now_ms)
+        refusal = self._admission.judge(frame, message)
+        if stream.identity is not None:
+            self._number(stream, stream.identity)
+        if refusal is None and not self._make_room(frame):
+            refusal = Refusal(*FULL)
+        if refusal is not None:
+            self._results.refuse(frame, refusal)
+            self._journal.barrier(Durable(link, message.ack), (refusal.bucket, refusal.reason))
+            return
+        frame.row = number
+        if frame.digest:
+            self._journal.remember(frame.digest)
+        entry = Entry(number, stream.key, message, now_ms, frame.boot, frame.seq)
+        self._journal.append(entry, Durable(link, message.ack, frame))
+
+    def _number(self, stream: Stream, identity: StreamIdentity) -> None:
+        """Keep what this frame did to its stream's numbers with the same commit."""
+        self._numbered[stream.key] = stream
+        self._journal.touch(identity)
+        self._receipts.watch(stream)
+
+    def _make_room(self, frame: Frame) -> bool:
+        """Do what the route says when it is full; False when it is this frame that goes."""
+        lane = frame.stream.lane
+        if lane.route.on_full == "wait" or not lane.over:
+            return True
+        if lane.route.on_full == "drop_oldest" and frame.stream.waiting:
+            oldest = frame.stream.waiting[0]
+            lane.model.queue.remove(oldest)
+            self._results.count(oldest, FULL)
+            return True
+        return False
+
+    def _hold_back(self, link: Link, lane: Lane) -> None:
+        """Stop reading a full lane's socket; its broker keeps what comes, and pings go on."""
+        if not lane.paused and ((lane.full and lane.route.on_full == "wait") or self._journal.full):
+            lane.paused = True
+            self._paused[lane] = link
+            link.pause()
+            self._tell_window(lane)
+
+    def resume(self) -> None:
+        """Read again where there is room."""
+        for lane in [lane for lane in self._paused if lane.roomy and not self._journal.full]:
+            lane.paused = False
+            self._paused.pop(lane).resume()
+            self._tell_window(lane)
+
+    def _tell_window(self, lane: Lane) -> None:
+        for stream in self._numbered.values():
+            if stream.lane is lane:
+                self._receipts.changed(stream)

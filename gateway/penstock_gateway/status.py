@@ -1,0 +1,188 @@
+"""What the gateway tells of itself: its state, the status page, the periodic stats, the metrics (contracts 1, 4, 8)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from penstock_gateway.connections import Watch
+from penstock_gateway.dispatcher import ModelRun
+from penstock_gateway.health import Health
+from penstock_gateway.journal import Journal
+from penstock_gateway.lanes import Lane
+from penstock_gateway.ledger import Counts, Ledger
+from penstock_gateway.metrics import Gauge, Metrics, Tally
+from penstock_gateway.mqtt import Link
+from penstock_gateway.starts import StartRecord
+from penstock_gateway.wire import (
+    MAX_STATS_STREAMS,
+    GatewayStatus,
+    LedgerView,
+    ModelStatus,
+    RouteStatus,
+    StartView,
+    Stats,
+    StatusPage,
+)
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """The live parts that the views look at."""
+
+    ledger: Ledger
+    lanes: Sequence[Lane]
+    models: Sequence[ModelRun]
+    links: Mapping[str, tuple[Watch, Link]]
+    journal: Journal
+    health: Health
+    tally: Tally
+
+
+class Views:
+    """The pages; every one is made when somebody asks."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._began = time.monotonic()
+        self._since = time.time_ns() // 1_000_000
+        self._state = ""
+        self._sent: dict[str, int] = {}
+        self._metrics = Metrics(parts.tally, parts.ledger.total, self._gauges())
+        self.stopping = False
+
+    @property
+    def start(self) -> str:
+        return self._parts.journal.opened.start.start
+
+    def healthy(self) -> list[str]:
+        return self._parts.health.problems()
+
+    def ready(self) -> list[str]:
+        """As `reasons`; the models are loaded before anything is subscribed."""
+        down = [f"link {name}: {w.reason or 'connecting'}" for name, w in self._watches() if not w.connected]
+        return [*down, *(["stopping"] if self.stopping else [])]
+
+    def reasons(self) -> list[str]:
+        """Why the gateway is degraded; empty when it is not."""
+        journal = self._parts.journal
+        found = [f"link {name}: {w.reason or 'connecting'}" for name, w in self._watches() if not w.connected]
+        if journal.broken is not None or journal.stuck:
+            found.append(f"journal: {journal.broken or 'the disk is full'}")
+        return found + sorted(self._parts.health.failing)
+
+    def metrics(self) -> bytes:
+        return self._metrics.page()
+
+    def gateway_status(self) -> GatewayStatus:
+        """The retained status message as of now."""
+        reasons = tuple(self.reasons())
+        state = "stopped" if self.stopping else "degraded" if reasons else "online"
+        if state != self._state:
+            self._state, self._since = state, time.time_ns() // 1_000_000
+        return GatewayStatus(state=state, reasons=reasons, start=self.start, since=self._since)
+
+    def stats(self) -> Stats:
+        """The totals, and the streams that changed most since the last time."""
+        changes = {}
+        for key, counts in self._parts.ledger.streams.items():
+            change = counts.received + counts.settled - self._sent.get(key, 0)
+            if change:
+                changes[key] = change
+                self._sent[key] = counts.received + counts.settled
+        most = sorted(changes, key=lambda key: changes[key], reverse=True)[:MAX_STATS_STREAMS]
+        streams = {key: LedgerView.of(self._parts.ledger.streams[key]) for key in most}
+        return Stats(start=self.start, uptime_s=self._uptime(), ledger=self.ledger(), streams=streams)
+
+    def ledger(self) -> LedgerView:
+        return LedgerView.of(self._parts.ledger.total())
+
+    def status(self, stream: str | None) -> StatusPage | None:
+        parts = self._parts
+        streams = parts.ledger.streams if stream is None else {}
+        if stream is not None:
+            if stream not in parts.ledger.streams:
+                return None
+            streams = {stream: parts.ledger.streams[stream]}
+        return StatusPage(
+            start=self.start,
+            uptime_s=self._uptime(),
+            state=self.gateway_status().state,
+            ledger=self.ledger(),
+            starts=tuple(start_view(record) for record in parts.journal.opened.starts),
+            streams={key: LedgerView.of(counts) for key, counts in streams.items()},
+            models=tuple(_model_view(model) for model in parts.models),
+            routes=tuple(_route_view(lane) for lane in parts.lanes),
+            links=tuple(watch.view(link.overruns) for watch, link in parts.links.values()),
+        )
+
+    def _uptime(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def _watches(self) -> Iterator[tuple[str, Watch]]:
+        return ((name, watch) for name, (watch, _) in self._parts.links.items())
+
+    def _gauges(self) -> list[Gauge]:
+        parts = self._parts
+
+        def one(name: str, text: str, value: Callable[[], float]) -> Gauge:
+            return Gauge(name, text, (), lambda: [((), value())])
+
+        return [
+            Gauge("penstock_link_up", "1 while the connection is up.", ("link",), lambda: [
+                ((name,), float(watch.connected)) for name, watch in self._watches()
+            ]),
+            Gauge("penstock_link_overruns", "Messages beyond our Receive Maximum.", ("link",), lambda: [
+                ((name,), link.overruns) for name, (_, link) in parts.links.items()
+            ]),
+            Gauge("penstock_route_frames", "Frames that a route holds.", ("route",), lambda: [
+                ((str(lane.route.index),), lane.frames) for lane in parts.lanes
+            ]),
+            Gauge("penstock_route_bytes", "Bytes that a route holds.", ("route",), lambda: [
+                ((str(lane.route.index),), lane.nbytes) for lane in parts.lanes
+            ]),
+            Gauge("penstock_queue_frames", "Frames that wait for a model.", ("model",), lambda: [
+                ((model.info.name,), model.queue.waiting) for model in parts.models
+            ]),
+            one("penstock_streams", "Known streams.", lambda: len(parts.ledger.streams)),
+            one("penstock_journal_bytes", "Bytes of the journal in use.", lambda: parts.journal.bytes_used),
+        ]  # fmt: skip
+
+
+def start_view(record: StartRecord) -> StartView:
+    """An ended start as the status page shows it."""
+    return StartView(
+        start=record.start,
+        began=record.began,
+        ended=record.ended or record.began,
+        how="clean" if record.how == "clean" else "killed",
+        ledger=_closed(record.ledger.counts()),
+        carried_out=record.carried_out,
+        unknown=record.unknown,
+    )
+
+
+def _closed(counts: Counts) -> LedgerView:
+    """An ended start has nothing in flight: what had no fate is carried out or unknown."""
+    return msgspec.structs.replace(LedgerView.of(counts), in_flight=0)
+
+
+def _model_view(model: ModelRun) -> ModelStatus:
+    info = model.info
+    return ModelStatus(
+        name=info.name, version=info.version, digest=info.digest, state="available", placement=info.placement
+    )
+
+
+def _route_view(lane: Lane) -> RouteStatus:
+    route = lane.route
+    return RouteStatus(
+        index=route.index,
+        topic=route.topic,
+        model=str(route.model),
+        mode=route.mode,
+        waiting=lane.frames,
+        waiting_bytes=lane.nbytes,
+        paused=lane.paused,
+    )
