@@ -1,0 +1,217 @@
+"""Runs batches on threads of this process, for asyncio: the `Executor` Protocol of `items`.
+
+One hop to a thread a batch. The event loop keeps the time: a run beyond its limit is ended; a thread that does not come
+back is abandoned (a daemon, it cannot hold up the end of the process) and replaced, a bounded number of times. Loading
+has a thread of its own at low priority, so that it does not stand before runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from penstock_models.bundle import open_bundle
+from penstock_models.errors import BundleError, UsageError
+from penstock_models.images import MAX_PIXELS
+from penstock_models.items import Item, Outcome, Refusal, ServableInfo
+from penstock_models.servable import TIMED_OUT, Servable
+from penstock_models.workers import Job, Jobs, Worker
+
+T = TypeVar("T")
+
+GRACE_S = 0.5  # for an ended run to come back, before its thread is abandoned
+RETRY_LIMITS = 4  # time limits that running the items of one timed-out batch again may take in all
+MAX_STUCK = 4  # abandoned threads of one version, after which its runs fail at once
+CLOSE_S = 5.0
+LOAD_NICE = 19
+PROBE_S = 10.0
+
+
+class ThreadExecutor:
+    """An `Executor` with worker threads of its own. Used from one event loop."""
+
+    def __init__(self, threads: int | None = None, *, max_pixels: int = MAX_PIXELS) -> None:
+        """Start the threads.
+
+        Args:
+            threads: workers, each running one batch at a time with one intra-op thread; default: the usable cores.
+            max_pixels: pictures beyond it are `rejected: pixels`.
+        """
+        self.threads = threads or _cores()
+        self._max_pixels = max_pixels
+        self._jobs: Jobs = queue.SimpleQueue()
+        self._loads: Jobs = queue.SimpleQueue()
+        self._workers = [self._worker() for _ in range(self.threads)]
+        self._loader = Worker(self._loads, "penstock-load", LOAD_NICE)
+        self._servables: dict[str, Servable] = {}
+        self._stuck: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Why the executor is not whole, a line for each version whose runs hang; empty when all is well."""
+        with self._lock:
+            stuck = [(digest, count) for digest, count in self._stuck.items() if count]
+        return tuple(
+            f"{self._servables[digest].info.name}: {count} of at most {MAX_STUCK} threads hang in its runs"
+            for digest, count in stuck
+            if digest in self._servables
+        )
+
+    async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
+        """Load one bundle, prove its placement, run its golden samples. A cancelled load frees what it opened.
+
+        Raises:
+            BundleError, PlacementError: with a reason that names the file and what to do.
+        """
+        self._require_open()
+        job = Job(partial(_open_and_check, path, tuple(devices), self._max_pixels))
+        self._loads.put(job)
+        try:
+            servable = await asyncio.shield(job.done)
+        except asyncio.CancelledError:
+            job.done.add_done_callback(_close_loaded)
+            raise
+        self._servables[servable.info.digest] = servable
+        return servable.info
+
+    async def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> list[Outcome]:
+        """Run one batch. As many outcomes as items, in order; never raises for an item or a model.
+
+        The limit counts from when a thread takes the batch. Of a batch that exceeds it the items are run again one by
+        one, so that only the guilty one is `failed: model_timeout`; that takes at most `RETRY_LIMITS` limits more.
+
+        Raises:
+            UsageError: nothing of that digest is loaded, or the executor is closed.
+        """
+        self._require_open()
+        servable = self._servables.get(digest)
+        if servable is None:
+            raise UsageError(f"no version {digest} is loaded; load its bundle first")
+        # A task of the executor's own: the limit is kept although the caller is cancelled.
+        task = asyncio.create_task(self._run(servable, list(items), timeout_s), name="executor-run")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def probe(self, digest: str) -> bool:
+        """Run one golden sample (zeros without one) and say whether the answer was right; False if not loaded."""
+        servable = self._servables.get(digest)
+        if servable is None or self._closed:
+            return False
+        return await self._within(servable, servable.probe, PROBE_S) is True
+
+    async def close(self) -> None:
+        """Let running batches end within `CLOSE_S`, end the others, free every session. May be called twice."""
+        self._closed = True
+        await self._settle(CLOSE_S)
+        for servable in self._servables.values():
+            servable.terminate()
+        await self._settle(2 * GRACE_S)
+        for _ in self._workers:
+            self._jobs.put(None)
+        self._loads.put(None)
+        for servable in self._servables.values():
+            servable.close()
+        self._servables.clear()
+        self._workers.clear()
+
+    async def _settle(self, seconds: float) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)
+
+    async def _run(self, servable: Servable, items: list[Item], timeout_s: float) -> list[Outcome]:
+        try:
+            outcomes = await self._within(servable, partial(servable.run, items), timeout_s)
+            if outcomes is None:
+                outcomes = [TIMED_OUT] * len(items)
+            if len(items) > 1 and TIMED_OUT in outcomes:
+                return await self._one_by_one(servable, items, outcomes, timeout_s)
+            return outcomes
+        except (
+            Exception
+        ) as error:  # a fault of ours must not end the gateway, and must not look like the model's
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return [Refusal("failed", "internal", text)] * len(items)
+
+    async def _one_by_one(
+        self, servable: Servable, items: list[Item], outcomes: list[Outcome], timeout_s: float
+    ) -> list[Outcome]:
+        """Each unanswered item of a timed-out batch on its own, until the time for that is over."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + RETRY_LIMITS * timeout_s
+        found: list[Outcome] = []
+        for item, outcome in zip(items, outcomes, strict=True):
+            if outcome != TIMED_OUT or clock() >= until or self._closed:
+                found.append(outcome)
+                continue
+            alone = await self._within(servable, partial(servable.run, [item]), timeout_s)
+            found.append(TIMED_OUT if alone is None else alone[0])
+        return found
+
+    async def _within(self, servable: Servable, call: Callable[[], T], timeout_s: float) -> T | None:
+        """The call's answer; None where it did not come back, or too many threads are stuck in this version."""
+        digest = servable.info.digest
+        with self._lock:
+            if self._stuck[digest] >= MAX_STUCK:
+                return None
+        job = Job(call)
+        self._jobs.put(job)
+        worker = await job.begun
+        await asyncio.wait({job.done}, timeout=timeout_s)
+        if not job.done.done():
+            worker.end(job, servable.terminate)
+            await asyncio.wait({job.done}, timeout=GRACE_S)
+        if not job.done.done() and self._abandon(worker, job, digest):
+            return None
+        return await job.done
+
+    def _abandon(self, worker: Worker, job: Job[Any], digest: str) -> bool:
+        """Replace a thread that does not come back. If it ever does, it ends and is counted out."""
+
+        def came_back() -> None:
+            with self._lock:
+                self._stuck[digest] -= 1
+
+        with self._lock:
+            self._stuck[digest] += 1
+        if not worker.abandon(job, came_back):
+            came_back()
+            return False
+        if not self._closed:
+            self._workers.remove(worker)
+            self._workers.append(self._worker())
+        return True
+
+    def _worker(self) -> Worker:
+        return Worker(self._jobs, "penstock-run")
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("the executor is closed")
+
+
+def _open_and_check(path: str, devices: tuple[str, ...], max_pixels: int) -> Servable:
+    servable = Servable.open(open_bundle(path), devices, max_pixels=max_pixels)
+    problems = servable.golden()
+    if problems:
+        servable.close()
+        raise BundleError(f"{path}: a golden answer is wrong here: {problems[0]}")
+    return servable
+
+
+def _close_loaded(done: asyncio.Future[Servable]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        done.result().close()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

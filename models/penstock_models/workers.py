@@ -1,0 +1,99 @@
+"""Worker threads for an event loop: jobs go in by a queue, answers come back as futures.
+
+A worker knows which job it is at, so that a job is ended only while it runs, never the one after it. Time limits and
+what a stuck thread means are the executor's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Job(Generic[T]):
+    """A call for a worker. `begun` gives the worker that took it, `done` its answer or what it raised."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self.call = call
+        self._loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[Worker] = self._loop.create_future()
+        self.done: asyncio.Future[T] = self._loop.create_future()
+
+    def tell(
+        self, future: asyncio.Future[Any], value: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Settle one of the two futures, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            self._loop.call_soon_threadsafe(_settle, future, value, error)
+
+
+Jobs = queue.SimpleQueue[Job[Any] | None]
+
+
+class Worker:
+    """One daemon thread that takes jobs until it meets None or was abandoned."""
+
+    def __init__(self, jobs: Jobs, name: str, nice: int = 0) -> None:
+        self._jobs = jobs
+        self._nice = nice
+        self._lock = threading.Lock()
+        self._at: Job[Any] | None = None
+        self._gone: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def end(self, job: Job[Any], terminate: Callable[[int | None], None]) -> None:
+        """Call `terminate` with this thread's identity, if it is still at that job."""
+        with self._lock:
+            if self._at is job:
+                terminate(self._thread.ident)
+
+    def abandon(self, job: Job[Any], came_back: Callable[[], None]) -> bool:
+        """Take no job after this one; `came_back` is called should it ever end. False where it has ended already."""
+        with self._lock:
+            if self._at is not job:
+                return False
+            self._gone = came_back
+            return True
+
+    def _work(self) -> None:
+        if self._nice:
+            with contextlib.suppress(OSError, AttributeError):  # priorities are per thread on Linux only
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        while (job := self._jobs.get()) is not None:
+            if job.done.cancelled():
+                continue
+            with self._lock:
+                self._at = job
+            job.tell(job.begun, self)
+            answer, error = _answer(job.call)
+            with self._lock:
+                self._at = None
+                gone = self._gone
+            job.tell(job.done, answer, error)
+            if gone is not None:
+                gone()
+                return
+
+
+def _answer(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return call(), None
+    except BaseException as error:  # a worker must outlive every fault of a job
+        return None, error
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
