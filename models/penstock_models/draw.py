@@ -16,9 +16,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from penstock_models.errors import UsageError
 from penstock_models.items import Answer, Class, Detection, Outcome
 
-MIN_SIDE = 640  # pixels of the longer side; smaller pictures are enlarged
+MIN_SIDE = 960  # pixels of the longer side; smaller pictures are enlarged
 MAX_PIXELS = 50_000_000
 MAX_TEXT = 40  # letters of a label
+VISIBLE = 0.01  # score of a class; lower ones would only cover the picture
+FEW = 8  # boxes; more get smaller letters
 
 Box = tuple[int, int, int, int]
 Rgb = tuple[int, int, int]
@@ -47,9 +49,7 @@ def annotate(picture: bytes, answer: Answer) -> Image.Image:
     image = _upright(picture)
     canvas = _Canvas(image)
     if answer.detections is not None:
-        # The surest box is drawn last, on top.
-        for detection in sorted(answer.detections, key=lambda d: d.score):
-            canvas.detection(detection)
+        canvas.boxes(sorted(answer.detections, key=lambda d: d.score))
     elif answer.classes is not None:
         canvas.lines(
             [_class_line(c) for c in answer.classes] or ["no classes"], [c.score for c in answer.classes]
@@ -119,25 +119,40 @@ def _colour(label: str) -> Rgb:
     return _COLOURS[zlib.crc32(label.encode()) % len(_COLOURS)]
 
 
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
 class _Canvas:
     def __init__(self, image: Image.Image) -> None:
         self._draw = ImageDraw.Draw(image)
         self._width, self._height = image.size
         shorter = min(image.size)
-        self._line = max(2, round(shorter / 180))
-        self._font = ImageFont.load_default(size=max(13, min(round(shorter / 26), round(self._width / 24))))
+        self._line = max(2, round(shorter / 200))
+        self._set_font(1.0)
         self._plates: list[Box] = []
 
-    def detection(self, found: Detection) -> None:
-        """A box in its label's colour with a dark rim, and the label on a plate at its corner."""
-        x0, y0, x1, y1 = self._pixels(found.box)
-        colour = _colour(found.label)
+    def _set_font(self, factor: float) -> None:
+        size = min(self._height / 24, self._width / 24)
+        self._font = ImageFont.load_default(size=max(14, round(size * factor)))
+
+    def boxes(self, found: Sequence[Detection]) -> None:
+        """Every box in its label's colour, the last on top; then the labels, for which there may not be room for all."""
+        for detection in found:
+            self._box(self._pixels(detection.box), _colour(detection.label))
+        self._set_font(1.0 if len(found) <= FEW else 0.7)
+        for detection in reversed(found):
+            text = f"{_short(detection.label)} {detection.score:.2f}".strip()
+            place = self._place(text, self._pixels(detection.box))
+            if place is not None:
+                self._plate(text, place, _colour(detection.label))
+
+    def _box(self, box: Box, colour: Rgb) -> None:
+        x0, y0, x1, y1 = box
         rim = max(1, self._line // 3)
-        self._draw.rectangle((x0, y0, x1, y1), outline=_PLATE, width=self._line + 2 * rim)
+        self._draw.rectangle(box, outline=_PLATE, width=self._line + 2 * rim)
         if x1 - x0 > 2 * rim and y1 - y0 > 2 * rim:
             self._draw.rectangle((x0 + rim, y0 + rim, x1 - rim, y1 - rim), outline=colour, width=self._line)
-        text = f"{_short(found.label)} {found.score:.2f}".strip()
-        self._plate(text, self._place(text, x0, y0), colour)
 
     def lines(self, texts: list[str], shares: list[float]) -> None:
         """Lines of text at the upper left; `shares` (0..1) are drawn as bars behind them."""
@@ -171,21 +186,23 @@ class _Canvas:
         width = max(round(self._draw.textlength(row, font=self._font)) for row in rows)
         return width + 2 * self._margin, (ascent + descent + 2 * self._margin) * len(rows)
 
-    def _place(self, text: str, x: int, y: int) -> Box:
-        """A plate above the box's corner, within the picture, below plates that are there already."""
+    def _place(self, text: str, box: Box) -> Box | None:
+        """Where a label fits beside or in its box without covering another label; None where it fits nowhere."""
         width, height = self._size(text)
-        left = max(0, min(x, self._width - width))
-        top = max(0, y - height)
-        for _ in self._plates:
-            below = [
-                p
-                for p in self._plates
-                if p[0] < left + width and left < p[2] and p[1] < top + height and top < p[3]
-            ]
-            if not below or below[-1][3] + height > self._height:
-                break
-            top = below[-1][3]
-        return left, top, left + width, top + height
+        x0, y0, x1, y1 = box
+        for x, y in (
+            (x0, y0 - height),
+            (x0, y1),
+            (x0, y0),
+            (x1 - width, y0 - height),
+            (x1 - width, y1),
+            (x1, y0),
+        ):
+            left, top = max(0, min(x, self._width - width)), max(0, min(y, self._height - height))
+            place = (left, top, left + width, top + height)
+            if not any(_overlap(place, plate) for plate in self._plates):
+                return place
+        return None
 
     def _plate(self, text: str, place: Box, colour: Rgb) -> None:
         self._plates.append(place)

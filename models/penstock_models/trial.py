@@ -103,8 +103,9 @@ def run_files(path: Path, inputs: Sequence[Path], advance: Callable[[], None]) -
         UsageError: a file cannot be read.
         BundleError, PlacementError: the bundle cannot be opened or loaded.
     """
+    bundle = open_version(path)
     loaded = [samples.load(file) for file in inputs]
-    servable = Servable.open(open_version(path))
+    servable = Servable.open(bundle)
     try:
         outcomes: list[tuple[Path, Outcome]] = []
         for file, sample in zip(inputs, loaded):

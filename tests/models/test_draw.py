@@ -42,15 +42,15 @@ def test_a_box_is_drawn_where_it_is() -> None:
 
 def test_letters_are_legible() -> None:
     """A label's plate has dark letters on a light colour or the reverse, at least 12 pixels high."""
-    found = changed(annotate(picture(640, 480), ONE))
-    rows = np.flatnonzero(found[:, 165:200].all(axis=1))
+    found = changed(annotate(picture(960, 720), ONE))
+    rows = np.flatnonzero(found[:, 245:280].all(axis=1))
     assert len(rows) >= 12
 
 
 def test_labels_of_equal_boxes_do_not_cover_each_other() -> None:
     twin = Detection((0.25, 0.5, 0.75, 0.9), 0.8, "cat")
-    one = changed(annotate(picture(640, 480), ONE)).sum()
-    both = changed(annotate(picture(640, 480), Answer(detections=(*(ONE.detections or ()), twin)))).sum()
+    one = changed(annotate(picture(960, 720), ONE)).sum()
+    both = changed(annotate(picture(960, 720), Answer(detections=(*(ONE.detections or ()), twin)))).sum()
     assert both > one + 500
 
 
@@ -58,7 +58,7 @@ def test_boxes_beyond_the_picture_are_clipped() -> None:
     wild = Answer(
         detections=(Detection((-3.0, -1.0, 9.0, 2.0), 0.5, "x" * 300), Detection((1, 1, 1, 1), 0.5, ""))
     )
-    assert annotate(picture(300, 200), wild).size == (640, 427)
+    assert annotate(picture(300, 200), wild).size == (960, 640)
 
 
 def test_a_label_keeps_its_colour() -> None:
@@ -85,7 +85,7 @@ def test_a_label_keeps_its_colour() -> None:
     ],
 )
 def test_other_answers_stand_at_the_upper_left(answer: Answer) -> None:
-    found = changed(annotate(picture(640, 480), answer))
+    found = changed(annotate(picture(960, 720), answer))
     assert found[2:10, 2:200].any()
     assert not found[400:, :].any()
 
@@ -93,7 +93,7 @@ def test_other_answers_stand_at_the_upper_left(answer: Answer) -> None:
 def test_draws_on_the_upright_picture() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert annotate(picture(800, 600, "JPEG", exif=exif), ONE).size == (600, 800)
+    assert annotate(picture(800, 600, "JPEG", exif=exif), ONE).size == (720, 960)
 
 
 def test_saves_one_picture_to_a_path_and_several_to_a_folder(tmp_path: Path) -> None:

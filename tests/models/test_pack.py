@@ -1,0 +1,364 @@
+"""Packing: from a model file to a bundle that answers as the model does."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from penstock_models import golden, samples
+from penstock_models.bundle import Bundle, open_bundle
+from penstock_models.errors import ModelRefused, PenstockError, UsageError
+from penstock_models.items import Answer, Class, Detection, Item, OutputTensor, Refusal, Tensor
+from penstock_models.manifest import Constant, Golden, State
+from penstock_models.measure import batch_sizes, measure
+from penstock_models.pack import pack
+from penstock_models.servable import Servable
+from penstock_models.steps.specs import Softmax, Threshold, TopK
+from penstock_models.trial import run_files, verify
+
+from . import onnx_files as files
+
+
+def write(tmp_path: Path, data: bytes, name: str = "m.onnx") -> Path:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def colour(tmp_path: Path, name: str, rgb: tuple[int, int, int]) -> Path:
+    path = tmp_path / f"{name}.png"
+    Image.new("RGB", (20, 10), rgb).save(path)
+    return path
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    return colour(tmp_path, "red", (255, 0, 0))
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, red: Path) -> Path:
+    source = write(tmp_path, files.classifier())
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    return pack(source, tmp_path, preset="classification", labels=tmp_path / "labels.txt", golden=[red])
+
+
+def answer(bundle: Bundle | Path, item: Item) -> Answer:
+    servable = Servable.open(bundle if isinstance(bundle, Bundle) else open_bundle(bundle))
+    try:
+        found = servable.run([item])[0]
+    finally:
+        servable.close()
+    assert isinstance(found, Answer), found
+    return found
+
+
+def test_a_packed_classifier_answers(classifier: Path, tmp_path: Path) -> None:
+    blue = colour(tmp_path, "blue", (0, 0, 255))
+    found = answer(classifier, samples.item(samples.load(blue)))
+    assert found.classes is not None
+    assert found.classes[0].label == "blue"
+    assert verify(classifier).ok
+
+
+def test_golden_answers_are_recorded(classifier: Path, red: Path) -> None:
+    bundle = open_bundle(classifier)
+    (sample,) = bundle.manifest.golden
+    assert sample.expected["classes"][0]["label"] == "red"
+    assert bundle.read(sample.file) == red.read_bytes()
+    assert sample.tolerance == 0.05
+
+
+def test_packing_twice_gives_equal_bytes(tmp_path: Path, red: Path) -> None:
+    source = write(tmp_path, files.classifier())
+    paths = [pack(source, tmp_path / name, preset="classification", golden=[red]) for name in ("a", "b")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_without_golden_inputs_a_neutral_one_is_stored(tmp_path: Path) -> None:
+    source = write(tmp_path, files.classifier())
+    (grey,) = open_bundle(pack(source, tmp_path, preset="classification")).manifest.golden
+    assert grey.media_type == "image/png"
+    zeros = open_bundle(pack(write(tmp_path, files.autoencoder(), "a.onnx"), tmp_path)).manifest.golden
+    assert [g.media_type for g in zeros] == ["application/x-tensor; dtype=float32; shape=4"]
+
+
+def test_a_softmax_is_added_only_to_logits(tmp_path: Path) -> None:
+    logits = pack(
+        write(tmp_path, files.classifier(softmax=False), "l.onnx"), tmp_path, preset="classification"
+    )
+    ready = pack(write(tmp_path, files.classifier(), "p.onnx"), tmp_path, preset="classification")
+    assert open_bundle(logits).manifest.postprocess == (Softmax(), TopK())
+    assert open_bundle(ready).manifest.postprocess == (TopK(),)
+
+
+def test_an_autoencoder_packs(tmp_path: Path) -> None:
+    path = pack(
+        write(tmp_path, files.autoencoder()), tmp_path, preset="autoencoder", name="vibration", version=4
+    )
+    assert path.name == "vibration-4.bundle"
+    found = answer(path, Item(Tensor(np.full(4, 2.0, np.float32).tobytes())))
+    assert found.anomaly is not None
+    assert found.anomaly.score == pytest.approx(1.0)
+
+
+COUNTER = """\
+name = "counter"
+file = "counter.onnx"
+[state]
+total_next = "total"
+[constants]
+factor = 3
+"""
+
+
+def test_states_and_constants_of_a_model_toml(tmp_path: Path) -> None:
+    write(tmp_path, files.counter(), "counter.onnx")
+    write(tmp_path, COUNTER.encode(), "model.toml")
+    bundle = open_bundle(pack(tmp_path / "model.toml", tmp_path))
+    assert bundle.manifest.states == (State("total", "total_next", "float32", (1, 1)),)
+    assert bundle.manifest.constants == (Constant("factor", "float32", (), (3.0,)),)
+    servable = Servable.open(bundle)
+    one = Tensor(np.ones(1, np.float32).tobytes())
+    sums = [servable.run([Item(one, stream)])[0] for stream in ("a", "a", "b")]
+    servable.close()
+    values = [
+        np.frombuffer(s.outputs["y"].data, np.float32)[0] for s in sums if isinstance(s, Answer) and s.outputs
+    ]
+    assert values == [3.0, 6.0, 3.0]
+
+
+def test_written_steps_win_over_the_preset(tmp_path: Path) -> None:
+    write(tmp_path, files.autoencoder())
+    toml = 'file = "m.onnx"\n[[postprocess]]\nop = "reconstruction_error"\n[[postprocess]]\nop = "threshold"\nvalue = 2\n'
+    write(tmp_path, toml.encode(), "model.toml")
+    manifest = open_bundle(pack(tmp_path / "model.toml", tmp_path)).manifest
+    assert manifest.task == "anomaly"
+    assert manifest.postprocess[-1] == Threshold(2.0)
+
+
+TOML_ERRORS: dict[str, tuple[str, str]] = {
+    "state output": ('[state]\nnext = "total"', "no output 'next'; it has y, total_next"),
+    "state input": ('[state]\ntotal_next = "h"', "no input 'h'; it has x, total, factor"),
+    "constant name": ("[constants]\nsr = 1", "no input 'sr'"),
+    "constant size": ("[constants]\nfactor = [1, 2]", "2 values do not fill"),
+    "constant text": ("[constants]\nfactor = ['a']", "expected a number"),
+    "ragged constant": ("[constants]\nfactor = [[1], [1, 2]]", "expected a number"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), TOML_ERRORS.values(), ids=TOML_ERRORS)
+def test_what_does_not_fit_the_model_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+    write(tmp_path, files.counter())
+    write(tmp_path, f'file = "m.onnx"\n{text}\n'.encode(), "model.toml")
+    with pytest.raises(UsageError, match=words):
+        pack(tmp_path / "model.toml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
+    source = write(tmp_path, files.classifier())
+    labels = write(tmp_path, b"one\ntwo\n", "labels.txt")
+    with pytest.raises(UsageError, match="3 classes, the labels are 2"):
+        pack(source, tmp_path, preset="classification", labels=labels)
+
+
+def test_a_golden_input_that_gets_no_answer_is_an_error(tmp_path: Path) -> None:
+    source = write(tmp_path, files.classifier())
+    bad = write(tmp_path, b"\xff\xd8\xff" + bytes(50), "bad.jpg")
+    with pytest.raises(UsageError, match=r"bad\.jpg: rejected: decode"):
+        pack(source, tmp_path, preset="classification", golden=[bad])
+
+
+def unknown_operator() -> bytes:
+    ends = [files.tensor("x", [1])], [files.tensor("y", [1])]
+    return bytes(files.model([helper.make_node("NoSuchOp", ["x"], ["y"])], *ends).SerializeToString())
+
+
+def wrong_type() -> bytes:
+    ends = [files.tensor("x", [1], TensorProto.STRING)], [files.tensor("y", [1], TensorProto.STRING)]
+    return bytes(files.model([helper.make_node("Sqrt", ["x"], ["y"])], *ends).SerializeToString())
+
+
+@pytest.mark.parametrize("data", [unknown_operator(), wrong_type()])
+def test_what_the_runtime_refuses_is_refused_with_a_reason(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ModelRefused) as caught:
+        pack(write(tmp_path, data), tmp_path)
+    assert caught.value.reason
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_models_of_the_kit_do_not_pack(realdata: Path, tmp_path: Path) -> None:
+    for path in sorted((realdata / "models" / "broken").iterdir()):
+        with pytest.raises(ModelRefused):
+            pack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+PACKS: dict[str, tuple[dict[str, Any], str]] = {
+    "mobilenet_v1_0.25_128_quant.tflite": ({"preset": "classification"}, "images/parrot.jpg"),
+    "derived/vww_96_int8.qdq.onnx": ({"preset": "classification"}, "images/face.jpg"),
+    "light_weight_person_detector_192.onnx": ({"preset": "yolox"}, "images/face.jpg"),
+    "version-RFB-320.onnx": ({"preset": "rfb"}, "images/face.jpg"),
+    "ad01_int8.tflite": ({"preset": "autoencoder"}, ""),
+    "magic_wand.tflite": ({}, ""),
+}
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_models_of_the_kit_pack_with_a_preset_alone(realdata: Path, tmp_path: Path, name: str) -> None:
+    options, sample = PACKS[name]
+    path = pack(realdata / "models" / name, tmp_path, golden=[realdata / sample] if sample else [], **options)
+    verdict = verify(path)
+    assert verdict.ok, verdict.problems
+    assert verdict.golden == 1
+
+
+def test_a_wrong_golden_answer_is_found(tmp_path: Path, red: Path) -> None:
+    """The same samples, packed with the answers of another model."""
+    good = open_bundle(
+        pack(write(tmp_path, files.classifier()), tmp_path, preset="classification", golden=[red])
+    )
+    (sample,) = good.manifest.golden
+    other = Golden(sample.file, sample.media_type, {"classes": [{"label": "", "index": 2, "score": 0.99}]})
+    found = answer(good, golden.item(sample, good.read(sample.file)))
+    assert golden.difference(sample, found) == ""
+    assert "class" in golden.difference(other, found)
+
+
+def boxes(*found: tuple[float, float, str]) -> Answer:
+    return Answer(
+        detections=tuple(Detection((x, 0.1, x + 0.4, 0.5), score, label) for x, score, label in found)
+    )
+
+
+def tensor(*values: float) -> Answer:
+    return Answer(
+        outputs={"y": OutputTensor("float32", (len(values),), np.array(values, np.float32).tobytes())}
+    )
+
+
+ONE_BOX = boxes((0.1, 0.9, "dog"), (0.5, 0.31, "cat"))
+CLASSES = Answer(classes=(Class("a", 0, 0.9), Class("b", 1, 0.06)))
+LONG = tensor(*range(100))
+
+COMPARED: list[tuple[Answer, Answer | Refusal, str]] = [
+    (ONE_BOX, ONE_BOX, ""),
+    (ONE_BOX, boxes((0.11, 0.88, "dog")), ""),
+    (ONE_BOX, boxes((0.1, 0.9, "cat")), "expected box dog"),
+    (ONE_BOX, boxes((0.4, 0.9, "dog")), "expected box dog"),
+    (ONE_BOX, boxes((0.1, 0.7, "dog")), "expected box dog"),
+    (ONE_BOX, boxes(), "expected box dog"),
+    (ONE_BOX, boxes((0.1, 0.9, "dog"), (0.5, 0.8, "dog")), "unexpected box dog"),
+    (CLASSES, Answer(classes=(Class("a", 0, 0.88), Class("c", 2, 0.05))), ""),
+    (CLASSES, Answer(classes=(Class("b", 1, 0.9), Class("a", 0, 0.06))), "class"),
+    (CLASSES, Answer(classes=(Class("a", 0, float("nan")),)), "class 0"),
+    (CLASSES, ONE_BOX, "another kind"),
+    (CLASSES, Refusal("failed", "model_error", "boom"), "failed: model_error boom"),
+    (tensor(1, 2), tensor(1.01, 2), ""),
+    (tensor(1, 2), tensor(1.2, 2), "output y, 0"),
+    (tensor(1, 2), tensor(1, 2, 3), "[3]"),
+    (LONG, LONG, ""),
+    (LONG, tensor(*range(0, 200, 2)), "output y, mean"),
+    (LONG, Answer(outputs={}), "no output 'y'"),
+]
+
+
+@pytest.mark.parametrize(("expected", "found", "words"), COMPARED)
+def test_answers_are_compared_within_tolerance(expected: Answer, found: Answer | Refusal, words: str) -> None:
+    sample = Golden("golden/0", "x", golden.record(expected))
+    json.dumps(sample.expected)  # plain data, as a manifest holds it
+    wrong = golden.difference(sample, found)
+    assert (words in wrong) if words else wrong == ""
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+INPUTS: dict[str, tuple[bytes, str, int]] = {
+    "a.jpg": (b"\xff\xd8\xff\xe0", "image/jpeg", 4),
+    "no-suffix": (b"\x89PNG\r\n\x1a\n", "image/png", 8),
+    "a.webp": (b"RIFF\0\0\0\0WEBP", "image/webp", 12),
+    "a.npy": (npy(np.zeros((2, 3), ">i2")), "application/x-tensor; dtype=int16; shape=2x3", 12),
+    "a.csv": (b"x,y\n1,2\n3,4\n", "application/x-tensor; dtype=float32; shape=2x2", 16),
+    "a.json": (b"[1, 2]", "application/json", 6),
+    "a.bin": (bytes(7), "application/x-tensor", 7),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_input_files(tmp_path: Path, name: str) -> None:
+    data, media_type, size = INPUTS[name]
+    found = samples.load(write(tmp_path, data, name))
+    assert (found.media_type, len(found.data)) == (media_type, size)
+    payload = samples.item(found, "s").payload
+    if isinstance(payload, Tensor) and "shape" in media_type:
+        assert payload.shape == ((2, 3) if name == "a.npy" else (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.npy", b"junk"),
+        ("a.npy", npy(np.array(["text"]))),
+        ("a.npy", b"\x93NUMPY\x01\x00"),
+        ("a.csv", b"1,2\n3\n"),
+        ("a.csv", b"1,2\nx,y\n"),
+        ("a.xyz", b"what"),
+    ],
+)
+def test_bad_input_files_are_usage_errors(tmp_path: Path, name: str, data: bytes) -> None:
+    with pytest.raises(UsageError, match=name):
+        samples.load(write(tmp_path, data, name))
+
+
+def test_a_pickled_array_is_not_loaded(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match="numbers"):
+        samples.load(write(tmp_path, file.getvalue(), "a.npy"))
+
+
+def test_files_are_one_stream(classifier: Path, red: Path, tmp_path: Path) -> None:
+    bad = write(tmp_path, b"\x89PNG\r\n\x1a\n" + bytes(9), "bad.png")
+    seen: list[int] = []
+    report = run_files(classifier, [red, bad], lambda: seen.append(1))
+    assert [type(outcome).__name__ for _, outcome in report.outcomes] == ["Answer", "Refusal"]
+    assert not report.ok
+    assert len(seen) == 2
+    plain = report.plain()["results"]
+    assert plain[0]["classes"][0]["label"] == "red"
+    assert plain[1]["status"] == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"), [(1, [1]), (0, [1, 2, 4, 8, 16, 32]), (5, [1, 2, 4]), (99, [1, 2, 4, 8, 16, 32])]
+)
+def test_batch_sizes(largest: int, sizes: list[int]) -> None:
+    assert batch_sizes(largest) == sizes
+
+
+def test_bench_measures_each_batch_size(classifier: Path) -> None:
+    parts: list[float] = []
+    report = measure(classifier, None, 0.01, parts.append)
+    assert [row.batch for row in report.rows] == batch_sizes(0)[: len(report.rows)]
+    assert all(0 < row.p50_ms <= row.p95_ms and row.runs >= 3 for row in report.rows)
+    assert sum(parts) == pytest.approx(1.0)
+    assert report.rss_mb > 10
+
+
+def test_verify_says_what_is_wrong(classifier: Path, tmp_path: Path) -> None:
+    classifier.write_bytes(classifier.read_bytes()[:-600])
+    verdict = verify(classifier)
+    assert not verdict.ok
+    assert "truncated" in verdict.problems[0] or "empty blocks" in verdict.problems[0]
+    with pytest.raises(PenstockError):
+        verify(tmp_path / "none.bundle")
