@@ -67,6 +67,11 @@ class Connection(asyncio.Protocol):
                 self._in_flight.add(self._last_id)
                 return self._last_id
 
+    def check(self) -> None:
+        """Raise ConnectionLost where the connection is gone."""
+        if self._lost:
+            raise ConnectionLost(self._lost)
+
     async def room(self) -> None:
         """Wait until not `busy`.
 
@@ -168,13 +173,11 @@ class Connection(asyncio.Protocol):
         self._pinger = asyncio.get_running_loop().call_later(period_s, self._ping, period_s)
 
     async def _until(self, wanted: Callable[[], bool]) -> None:
+        self.check()
         while not wanted():
-            if self._lost:
-                raise ConnectionLost(self._lost)
             self._changed.clear()
             await self._changed.wait()
-        if self._lost:
-            raise ConnectionLost(self._lost)
+            self.check()
 
 
 async def connect(
@@ -190,7 +193,9 @@ async def connect(
     try:
         async with asyncio.timeout(options.connect_timeout_s):
             loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: connection, options.host, options.port, ssl=tls.context(options))
+            await loop.create_connection(
+                lambda: connection, options.host, options.port, ssl=tls.context(options)
+            )
             await connection.handshake(options)
     except (OSError, TimeoutError, ConnectionLost) as error:
         connection.close()

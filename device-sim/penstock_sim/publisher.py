@@ -3,7 +3,7 @@
 Intended times are fixed before the run, so a slow broker or gateway never thins the load out, and a latency counts
 from the intended time (no coordinated omission). The publisher watches itself too: by how much it missed its own
 times is in the report, and `on_time` false declares a measurement void. Who answers what belongs to `tracker`, the
-bytes on the wire to `packets` and `connection`.
+sending on one connection to `sender`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from penstock_gateway.config.values import BrokerUrl
 from penstock_gateway.mqtt import LinkOptions, Message
@@ -26,30 +24,13 @@ from penstock_gateway.topics import device_topic
 from penstock_models.errors import UsageError
 from penstock_sim.connection import Connection, ConnectionLost, connect
 from penstock_sim.histogram import Histogram
-from penstock_sim.packets import PublishTemplate
-from penstock_sim.schedule import Schedule, merge
-from penstock_sim.sources import Payload, Source
+from penstock_sim.sender import LATE_MS, Device, Sender, VirtualStream
 from penstock_sim.tracker import StreamReport, StreamTrack, Tracker
 
-LATE_MS = 10.0
-"""A run whose p99 lag is above this was limited by the generator: its figures say nothing about the gateway."""
+__all__ = ["LATE_MS", "Publisher", "Report", "Target", "VirtualStream"]
 
-_CHUNK_S = 0.25
-_BATCH = 256
-_TICK_S = 0.001
 _GRACE_S = 10.0
 """How long a run may go on behind its end: what is still unsent then stays so, and is reported."""
-
-
-class VirtualStream(msgspec.Struct, frozen=True):
-    """One stream of a virtual device. `topic` "" means the stream's own `frame` (images) or `data` topic."""
-
-    device: str
-    stream: str
-    source: Source
-    schedule: Schedule
-    qos: Literal[0, 1] = 0
-    topic: str = ""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -85,37 +66,6 @@ class Report(msgspec.Struct, frozen=True):
     streams: dict[str, StreamReport]
 
 
-class _Device:
-    """A stream with what it needs to send its next message."""
-
-    def __init__(self, stream: VirtualStream, target: Target, boot: str) -> None:
-        source = stream.source
-        kind = "frame" if source.media_type.startswith("image/") or not source.media_type else "data"
-        topic = stream.topic or device_topic(target.root, target.site, stream.device, stream.stream, kind)
-        self.schedule, self.qos = stream.schedule, stream.qos
-        self.template = PublishTemplate(topic, stream.qos, target.protocol, source.media_type, boot)
-        stamped = self.template.stamped
-        self.track = StreamTrack(stream.device, stream.stream, boot, source.rate_hz, stamped)
-        self._payloads: Iterator[Payload] = source.payloads()
-        self._ahead: Payload | None = next(self._payloads, None)
-
-    def take(self) -> Payload | None:
-        """The next payload, None at the source's end."""
-        payload = self._ahead
-        if payload is not None:
-            self._ahead = next(self._payloads, None)
-        return payload
-
-    @property
-    def ended(self) -> bool:
-        return self._ahead is None
-
-    def close(self) -> None:
-        close = getattr(self._payloads, "close", None)
-        if close is not None:
-            close()
-
-
 class Publisher:
     """Publishes `streams` at `target`; use as an async context manager, then `run`, `settle`, `report`.
 
@@ -133,10 +83,10 @@ class Publisher:
             )
         self.boot = boot or secrets.token_hex(4)
         self._target = target
-        self._devices = [_Device(stream, target, self.boot) for stream in streams]
+        self._devices = [self._device(stream) for stream in streams]
         self._tracks = {f"{d.track.device}/{d.track.stream}": d.track for d in self._devices}
         self.tracker = Tracker(self._tracks.values())
-        self._senders: list[_Sender] = []
+        self._senders: list[Sender] = []
         self._collector: Connection | None = None
         self._seconds = 0.0
         self._news = asyncio.Event()
@@ -154,6 +104,15 @@ class Publisher:
             raise
         return self
 
+    def _device(self, stream: VirtualStream) -> Device:
+        kind = (
+            "frame"
+            if stream.source.media_type.startswith("image/") or not stream.source.media_type
+            else "data"
+        )
+        topic = device_topic(self._target.root, self._target.site, stream.device, stream.stream, kind)
+        return Device(stream, stream.topic or topic, self._target.protocol, self.boot)
+
     async def _connect(self) -> None:
         target = self._target
         self._collector = await connect(
@@ -162,7 +121,7 @@ class Publisher:
         await self._collector.subscribe([(device_topic(target.root, target.site, "+", "+", "result"), 1)])
         for number in range(target.connections):
             connection = await connect(_options(target, f"sim-{self.boot}-{number}"), target.protocol)
-            self._senders.append(_Sender(connection, self._devices[number :: target.connections]))
+            self._senders.append(Sender(connection, self._devices[number :: target.connections]))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -191,7 +150,7 @@ class Publisher:
             self._seconds += time.monotonic() - begin
 
     async def settle(self, timeout_s: float, quiet_s: float = 1.0) -> bool:
-        """Wait for PUBACKs, then until every frame is answered (True) or no result came for `quiet_s` (False)."""
+        """Wait for PUBACKs, then until every frame has a result (True) or none came for `quiet_s` (False)."""
         try:
             async with asyncio.timeout(timeout_s):
                 for sender in self._senders:
@@ -202,6 +161,9 @@ class Publisher:
                         await self._news.wait()
         except TimeoutError:
             return False
+        finally:
+            if self._collector is not None:
+                self._collector.check()
         return True
 
     def report(self) -> Report:
@@ -237,64 +199,6 @@ class Publisher:
         self._news.set()
 
 
-class _Sender:
-    """The devices of one connection. A full window or socket delays all of them, which shows as lag."""
-
-    def __init__(self, connection: Connection, devices: Sequence[_Device]) -> None:
-        self.connection, self._devices = connection, devices
-        self.lag_ms = Histogram()
-        self.late = self.unsent = 0
-        self._planned_to = 0.0
-
-    async def run(self, origin: float, end_s: float) -> None:
-        """Send what is intended before `end_s`; schedules count from the monotonic time `origin`."""
-        while self._planned_to < end_s and not all(device.ended for device in self._devices):
-            self._planned_to = min(self._planned_to + _CHUNK_S, end_s)
-            times, owners = merge([device.schedule for device in self._devices], self._planned_to)
-            self.unsent += len(times)
-            await self._send((times + origin).tolist(), owners)
-        await _sleep_until(origin + end_s if not all(device.ended for device in self._devices) else 0.0)
-
-    async def _send(self, times: list[float], owners: NDArray[np.intp]) -> None:
-        devices = [self._devices[owner] for owner in owners.tolist()]
-        position = 0
-        while position < len(times):
-            if self.connection.busy:
-                await self.connection.room()
-            now = time.monotonic()
-            if times[position] > now:
-                await asyncio.sleep(max(times[position] - now, _TICK_S))
-                continue
-            position = self._write_due(times, devices, position, now)
-            if position < len(times) and times[position] <= now:
-                await asyncio.sleep(0)  # behind: let PUBACKs and results in between two batches
-
-    def _write_due(self, times: list[float], devices: list[_Device], position: int, now: float) -> int:
-        """Write at most one batch of what is due; returns the position after it."""
-        packets: list[bytes] = []
-        wall_ms = time.time_ns() // 1_000_000
-        connection = self.connection
-        stop = min(position + _BATCH, len(times))
-        while position < stop and times[position] <= now and not connection.busy:
-            device, intended = devices[position], times[position]
-            position += 1
-            self.unsent -= 1
-            payload = device.take()
-            if payload is None:
-                continue
-            packet_id = connection.packet_id() if device.qos else 0
-            ts = wall_ms if payload.ts is None else payload.ts
-            packets.append(
-                device.template.packet(payload.data, payload.user, device.track.sent, ts, packet_id)
-            )
-            device.track.record(intended, wall_ms)
-            lag = (now - intended) * 1000.0
-            self.lag_ms.add(lag)
-            self.late += lag > LATE_MS
-        connection.write(packets)
-        return position
-
-
 async def _all(runs: Iterable[Coroutine[None, None, None]]) -> None:
     """Run all to the end; the first failure ends the others and is raised as it is."""
     try:
@@ -303,10 +207,6 @@ async def _all(runs: Iterable[Coroutine[None, None, None]]) -> None:
                 group.create_task(run, name=f"sender-{number}")
     except* ConnectionLost as errors:
         raise errors.exceptions[0] from None
-
-
-async def _sleep_until(monotonic_s: float) -> None:
-    await asyncio.sleep(max(0.0, monotonic_s - time.monotonic()))
 
 
 def _options(target: Target, client_id: str) -> LinkOptions:

@@ -3,21 +3,23 @@
     python -m tests.sim.small_gateway BEHAVIOUR -c gateway.toml
 
 It has the real embedded broker and the pages of contracts 8; its answers are made up. BEHAVIOUR is `good`, or what goes
-wrong: `dies` (at the start), `vanishes` (while frames come), `mute` (no answer for one device), `loses` (a frame
-without a fate), `crashes` (exit code 3 when it is to stop).
+wrong: `dies` (at the start), `sleeps` (never ready), `vanishes` (while frames come), `mute` (no answer for one device),
+`loses` (a frame without a fate), `crashes` (exit code 3 when it is to stop). `old` has a broker that speaks 3.1.1 only.
 """
 
 import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import cbor2
 import msgspec
 from aiohttp import web
 
-from penstock_gateway.embedded import embedded_broker
+from penstock_gateway.embedded import amqtt_broker, embedded_broker
 from penstock_gateway.ledger import Counts
 from penstock_gateway.mqtt import LinkOptions, Message, Publish, encode
 from penstock_sim.connection import Connection, connect, newest_protocol
@@ -67,7 +69,8 @@ class SmallGateway:
         self.connection.write([head + body])
 
     async def ready(self, _: web.Request) -> web.Response:
-        return web.json_response({}, status=200 if self.connection else 503)
+        awake = self.connection is not None and self.behaviour != "sleeps"
+        return web.json_response({}, status=200 if awake else 503)
 
     async def status(self, _: web.Request) -> web.Response:
         counts = dict.fromkeys(BUCKETS, 0)
@@ -77,9 +80,11 @@ class SmallGateway:
         return web.json_response({"v": 1, "ledger": ledger})
 
 
-def decode(body: bytes) -> dict[str, str]:
-    import cbor2
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
+
+def decode(body: bytes) -> dict[str, str]:
     found: dict[str, str] = cbor2.loads(body)
     return found
 
@@ -91,7 +96,14 @@ async def main(behaviour: str, config: Path) -> int:
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
     fake = SmallGateway(behaviour)
-    async with embedded_broker(os.environ["PENSTOCK_MQTT__LISTEN"], config.parent / "state") as broker:
+    listen = os.environ["PENSTOCK_MQTT__LISTEN"]
+    host, _, port = listen.partition(":")
+    made = (
+        amqtt_broker(host, int(port))
+        if behaviour == "old"
+        else embedded_broker(listen, config.parent / "state")
+    )
+    async with made as broker:
         app = web.Application()
         app.router.add_get("/readyz", fake.ready)
         app.router.add_get("/v1/status", fake.status)
