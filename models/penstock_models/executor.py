@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from penstock_models.allocator import keep_freed_memory
 from penstock_models.bundle import open_bundle
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.images import MAX_PIXELS
@@ -43,6 +44,7 @@ class ThreadExecutor:
             threads: workers, each running one batch at a time with one intra-op thread; default: the usable cores.
             max_pixels: pictures beyond it are `rejected: pixels`.
         """
+        keep_freed_memory()
         self.threads = threads or _cores()
         self._max_pixels = max_pixels
         self._jobs: Jobs = queue.SimpleQueue()

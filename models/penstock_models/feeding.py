@@ -186,7 +186,7 @@ class Feeder:
         same = shape == self.row_shape or (
             not shape and known and len(payload.data) == count * dtype.itemsize
         )
-        return dtype.name == self.main.dtype and same
+        return dtype == np.dtype(self.main.dtype) and same
 
     def _ready(self, plan: SeriesPlan, payload: Payload) -> Array:
         numbers = numbers_of(payload, plan.spec.dtype, real=plan.spec.dtype)

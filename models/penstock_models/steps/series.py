@@ -63,6 +63,7 @@ class SeriesPlan:
         self._quantizes = any(isinstance(s, Quantize) for s in steps)
         if self._quantizes:
             required_quantization(spec)
+        self._dtype = np.dtype(spec.dtype)
         self.converts = bool(self._values)
         self._any_shape = False
         self.expected = self._expected()
@@ -73,7 +74,7 @@ class SeriesPlan:
         Raises:
             Rejection: `dtype`, for any other.
         """
-        if dtype.name == self.spec.dtype and (not self._values or (self._quantizes and dtype.kind in "iu")):
+        if dtype == self._dtype and (not self._values or (self._quantizes and dtype.kind in "iu")):
             return True
         converts = any(isinstance(step, (Normalize, Cast)) for step in self._values)
         if converts or (self._quantizes and dtype.kind == "f"):
@@ -125,7 +126,7 @@ class SeriesPlan:
         return SeriesRows(self._typed(x), x if real is None and x.dtype.kind == "f" else real, context)
 
     def _typed(self, x: Array) -> Array:
-        if x.dtype.name != self.spec.dtype:
+        if x.dtype != self._dtype:
             raise Rejection("dtype", f"preprocess gives {x.dtype.name}, the model takes {self.spec.dtype}")
         return x
 
