@@ -185,6 +185,11 @@ class SeqWindow:
             del self.have[1:3]
         return missing
 
+    @property
+    def awaiting(self) -> bool:
+        """Whether there is a gap to wait for."""
+        return bool(self._marks)
+
     def next_due(self, gap_s: float) -> float | None:
         """When `expire` has something to pass."""
         return self._marks[0][1] + gap_s if self._marks else None
@@ -267,6 +272,11 @@ class StreamIdentity:
         missing = sum(window.expire(now_s, self.gap_s) for window in self._boots.values())
         self._unsealed += missing
         return missing
+
+    @property
+    def awaiting(self) -> bool:
+        """Whether there is a gap to wait for."""
+        return any(window.awaiting for window in self._boots.values())
 
     def next_due(self) -> float | None:
         """When `expire` is to be called next; None while nothing is missing."""
