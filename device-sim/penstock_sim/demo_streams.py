@@ -20,7 +20,7 @@ from penstock_sim.tracker import StreamTrack
 CAMERA, SENSOR = "cam", "vib"
 
 _CAMERAS = {"gate": 3_000_001, "dock": 3_000_002, "aisle": 3_000_003}
-_SENSORS = {"pump": 3_000_001, "fan": 3_000_002, "press": 3_000_003}
+_SENSORS = {"pump": 3_000_007, "fan": 3_000_002, "press": 3_000_003}
 _CAMERA_HZ, _SENSOR_HZ = 10.0, 8.0
 _FRAMES, _WINDOWS = 80, 64
 _HEALTHY_FIRST = 16
