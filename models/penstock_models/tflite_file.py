@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from penstock_models.onnx_file import MalformedFile
 
-MAX_ITEMS = 1_000_000  # of one vector that is walked
+MAX_TABLES = 1_000_000  # visited in one file; lists may point to the same tables again and again
 _CUSTOM = 32  # BuiltinOperator.CUSTOM
 
 
@@ -75,6 +75,7 @@ def _check_buffer(buffer: _Table, end: int) -> None:
 class _Reader:
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._left = MAX_TABLES
 
     def number(self, position: int, code: str) -> int:
         try:
@@ -89,6 +90,9 @@ class _Reader:
 
     def table(self, position: int) -> _Table:
         """The table that the offset at `position` points to."""
+        self._left -= 1
+        if self._left < 0:
+            raise MalformedFile(f"more than {MAX_TABLES} tables")
         return _Table(self, position + self.number(position, "<I"))
 
     def vector(self, position: int, item_size: int) -> tuple[int, int]:
@@ -145,7 +149,5 @@ class _Table:
         if not target:
             return
         start, count = self._reader.vector(target, 4)
-        if count > MAX_ITEMS:
-            raise MalformedFile(f"a list of {count} items; at most {MAX_ITEMS} are read")
         for index in range(count):
             yield self._reader.table(start + 4 * index)

@@ -171,6 +171,8 @@ def delimited(number: int, payload: bytes) -> bytes:
 def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "MAX_FIELDS", 20)
     assert "more than 20 fields" in safety.inspect(GOOD, "m.onnx").message
+    monkeypatch.setattr(tflite_file, "MAX_TABLES", 0)
+    assert "more than 0 tables" in safety.inspect(tflite(), "m.tflite").message
 
 
 def test_finds_the_quantization_of_a_qdq_model() -> None:
