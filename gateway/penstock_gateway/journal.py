@@ -36,7 +36,8 @@ class JournalEvents(Protocol):
 
     def on_durable(self, tokens: Sequence[Any], streams: Sequence[StreamIdentity]) -> None:
         """A commit: the tokens of its entries and barriers in the order in which they were given, and the streams
-        whose durable progress may have changed."""
+        whose durable progress may have changed. Both are empty where only rows were deleted; `full` may have
+        changed in any case."""
 
     def on_stuck(self, reason: str) -> None:
         """The disk is full: nothing becomes durable until `on_unstuck`. Stop reading; go on settling."""
@@ -62,6 +63,9 @@ class _Batch:
         self.digests: list[bytes] = []
         self.totals: Totals | None = None
         self.nbytes = 0
+
+    def has_work(self) -> bool:
+        return bool(self.tokens or self.settled or self.streams or self.digests or self.totals)
 
     def sealed(self, now_s: float) -> Transaction:
         return Transaction(
@@ -93,7 +97,7 @@ class Journal:
         self._scheduled = False
         self._closing = False
         self._stopped: asyncio.Future[bool] = self._loop.create_future()
-        tell = Tell(self._committed, self._stuck, self._unstuck, self._broken, self._ended)
+        tell = Tell(self._committed, self._freed, self._stuck, self._unstuck, self._broken, self._ended)
         self._writer = Writer(file, tell, self._post)
         self._writer.thread.start()
 
@@ -244,7 +248,7 @@ class Journal:
             self._cut()
 
     def _cut(self) -> None:
-        if self._closing or self.broken is not None:
+        if self._closing or self.broken is not None or not self._batch.has_work():
             return
         batch, self._batch = self._batch, _Batch()
         work = batch.sealed(time.monotonic())
@@ -258,21 +262,19 @@ class Journal:
         except RuntimeError:
             return
 
-    def _committed(self, work: Transaction, usage: Usage) -> None:
-        """The oldest batch is durable."""
-        batch, sent = self._flying.pop(0)
+    def _committed(self, usage: Usage) -> None:
+        batch, work = self._flying.pop(0)
         self._usage = usage
-        self._unwritten -= work.nbytes
-        for stream, sealed in zip(batch.streams.values(), sent.sealed, strict=True):
+        self._unwritten -= batch.nbytes
+        for stream, sealed in zip(batch.streams.values(), work.sealed, strict=True):
             stream.confirm(sealed)
-        if not self._flying and self._has_work():
+        if not self._flying:
             self._cut()
-        if batch.tokens or batch.streams:
-            self._events.on_durable(batch.tokens, tuple(batch.streams.values()))
+        self._events.on_durable(batch.tokens, tuple(batch.streams.values()))
 
-    def _has_work(self) -> bool:
-        b = self._batch
-        return bool(b.tokens or b.settled or b.streams or b.digests or b.totals)
+    def _freed(self, usage: Usage) -> None:
+        self._usage = usage
+        self._events.on_durable((), ())
 
     def _stuck(self, reason: str) -> None:
         self.stuck = True

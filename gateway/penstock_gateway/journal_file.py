@@ -22,25 +22,21 @@ import msgspec
 
 from penstock_gateway.identity import Sealed
 from penstock_gateway.journal_rows import Bulk, Entry, columns_of, entry_of
-from penstock_gateway.journal_space import PAGE, Space, Usage, divide, growth
+from penstock_gateway.journal_space import Space, Usage, divide, growth
+from penstock_gateway.journal_sqlite import (
+    DiskBroken,
+    DiskFull,
+    is_full,
+    make_folder,
+    named_errors,
+    open_checked,
+)
 from penstock_gateway.ledger import Fate
 from penstock_gateway.starts import KEPT, Books, How, StartRecord, Totals, close_start, off_by
-from penstock_models.errors import PenstockError, UsageError
 
-FORMAT = 1
 _ROW_BITS = 20
 """A start's first row is its time in ms, shifted by so many bits: row ids grow over starts and outlive the file."""
 
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS rows (row INTEGER PRIMARY KEY, stream TEXT NOT NULL, arrived INTEGER NOT NULL,
-    topic TEXT NOT NULL, boot TEXT, seq INTEGER, rest BLOB, payload BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS streams (stream TEXT PRIMARY KEY, seen INTEGER NOT NULL, identity BLOB NOT NULL)
-    STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS digests (first INTEGER PRIMARY KEY, digests BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS starts (n INTEGER PRIMARY KEY, start TEXT NOT NULL, began INTEGER NOT NULL,
-    seen INTEGER NOT NULL, last_row INTEGER NOT NULL, books TEXT NOT NULL, record TEXT) STRICT;
-PRAGMA user_version = {FORMAT};
-"""
 _DIGEST = 16
 
 
@@ -55,13 +51,10 @@ class Transaction(msgspec.Struct, frozen=True, eq=False):
     totals: Totals | None = None
     nbytes: int = 0
 
-
-class DiskFull(PenstockError):
-    """No room. What was to be written is not; it can be tried again."""
-
-
-class DiskBroken(PenstockError):
-    """The file can no longer be trusted to hold what is written: after a failed fsync a retry proves nothing."""
+    @property
+    def fates(self) -> int:
+        """Rows to delete."""
+        return sum(map(len, self.settled.values()))
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -111,10 +104,10 @@ class JournalFile:
             UsageError: the file is in use, has a newer format, or the disk has no room to begin.
             DiskBroken: reading or writing it failed.
         """
-        _make_folder(path.parent)
         reports: list[str] = []
-        with _named_errors(path):
-            db = _open_checked(path, reports, now_ms)
+        with named_errors(path):
+            make_folder(path.parent)
+            db = open_checked(path, reports, now_ms)
             try:
                 space = _divide(path, max_bytes, max_entry)
                 reports += [space.warning] if space.warning else []
@@ -130,7 +123,7 @@ class JournalFile:
         try:
             opened = self._recover(now_ms, max_streams, reports)
         except sqlite3.OperationalError as exc:
-            if not _is_full(exc) or not self.release_ballast():
+            if not is_full(exc) or not self.release_ballast():
                 raise
             opened = self._recover(now_ms, max_streams, reports)
         self.restore_ballast()
@@ -221,7 +214,7 @@ class JournalFile:
             DiskFull: nothing was changed, it can be tried again.
             DiskBroken: the file must not be used any more.
         """
-        with _named_errors(self.path):
+        with named_errors(self.path):
             with self._transaction():
                 books, last_row = self._write(work, now_ms)
             self._books, self._last_row = books, last_row
@@ -276,19 +269,28 @@ class JournalFile:
         """Raise DiskFull where rows of that footprint may not fit, before SQLite wedges itself on trying."""
         if not nbytes:
             return
-        need = growth(self.space, self.usage(), nbytes)
-        if need is None:
-            raise DiskFull(
-                f"{self.path}: no room for {nbytes} bytes under its cap of {self.space.pages} pages"
-            )
-        if need and need > (free := _disk_free(self.path.parent)):
+        # Where the ballast is gone, its room is for fates, and to lay it again.
+        kept = 0 if self._ballast.exists() else self.space.ballast
+        free = max(0, _disk_free(self.path.parent) - kept)
+        if self._grows(nbytes, self.space.checkpoint_pages) <= free:
+            return
+        self.checkpoint()
+        if (need := self._grows(nbytes, 0)) > free:
             raise DiskFull(
                 f"{self.path}: {nbytes} bytes need {need} on disk, {free} are free: free space there"
             )
 
+    def _grows(self, nbytes: int, log_pages: int) -> int:
+        need = growth(self.space, self.usage(), nbytes, log_pages)
+        if need is None:
+            raise DiskFull(
+                f"{self.path}: no room for {nbytes} bytes under its cap of {self.space.pages} pages"
+            )
+        return need
+
     def checkpoint(self) -> None:
         """Move the log into the database; the log's file keeps its blocks."""
-        with _named_errors(self.path):
+        with named_errors(self.path):
             self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def release_ballast(self) -> bool:
@@ -314,7 +316,7 @@ class JournalFile:
         """Rows of (after, before) in order: as many as `max_bytes` of payload hold, and at least one if there is one."""
         entries, size = [], 0
         sql = "SELECT * FROM rows WHERE row > ? AND row < ? ORDER BY row LIMIT 256"
-        with _named_errors(self.path), contextlib.closing(self._db.execute(sql, (after, before))) as found:
+        with named_errors(self.path), contextlib.closing(self._db.execute(sql, (after, before))) as found:
             for columns in found:
                 entries.append(entry_of(columns))
                 size += len(columns[-1])
@@ -324,7 +326,7 @@ class JournalFile:
 
     def end(self, now_ms: int) -> None:
         """Write that this start ended cleanly."""
-        with _named_errors(self.path), self._transaction():
+        with named_errors(self.path), self._transaction():
             (rows,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
             self._close_last(rows, now_ms, "clean", [])
 
@@ -351,83 +353,6 @@ def _disk_free(folder: Path) -> int:
 def _divide(path: Path, max_bytes: int, max_entry: int) -> Space:
     own = sum(_size(path.with_name(path.name + end)) for end in ("", "-wal", ".ballast"))
     return divide(max_bytes, max_entry, _disk_free(path.parent), own, str(path.parent))
-
-
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for directory in (folder, folder.parent):  # the file's name must survive a power cut as well
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _open_checked(path: Path, reports: list[str], now_ms: int) -> sqlite3.Connection:
-    """Connect to a sound file of our format; a corrupt one is moved aside and reported, and a new one begun."""
-    try:
-        return _connect(path)
-    except sqlite3.DatabaseError as exc:
-        if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise
-        aside = path.with_name(f"{path.name}.corrupt-{now_ms}")
-        for end in ("", "-wal"):
-            if (part := path.with_name(path.name + end)).exists():
-                part.rename(aside.with_name(aside.name + end))
-        reports.append(f"journal_corrupt: {path} is damaged ({exc}): moved to {aside.name}, a new one begun")
-    return _connect(path)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # the log gets the same mode
-    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
-    try:
-        db.execute(f"PRAGMA page_size = {PAGE}")
-        db.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
-        db.execute("BEGIN EXCLUSIVE").close()
-        db.execute("COMMIT")
-        (found,) = db.execute("PRAGMA user_version").fetchone()
-        if found > FORMAT:
-            raise UsageError(
-                f"{path}: format v {found}, expected at most v {FORMAT}: it was written by a newer penstock; "
-                "upgrade, or move the file away"
-            )
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise _corrupt(verdict)
-        if not found:
-            db.executescript(_SCHEMA)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _corrupt(verdict: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(verdict)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
-
-
-def _is_full(exc: sqlite3.Error) -> bool:
-    return getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-
-
-@contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, split by what can be done."""
-    try:
-        yield
-    except sqlite3.Error as exc:
-        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise DiskFull(f"{path}: no room to write ({exc}): free space there") from exc
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise UsageError(f"{path}: in use by another process: one gateway for one state folder") from exc
-        name = getattr(exc, "sqlite_errorname", type(exc).__name__)
-        raise DiskBroken(
-            f"{path}: {exc} ({name}): nothing more is acknowledged; check the disk, then restart"
-        ) from exc
 
 
 def wall_ms() -> int:

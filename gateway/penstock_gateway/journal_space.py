@@ -98,8 +98,12 @@ def footprint(nbytes: int) -> int:
     return overflow * PAGE + PAGE // max(1, (PAGE - 12) // (local + 6))
 
 
-def growth(space: Space, usage: Usage, nbytes: int) -> int | None:
+def growth(space: Space, usage: Usage, nbytes: int, log_pages: int) -> int | None:
     """By how much the files may have to grow for a commit of rows with that footprint, at worst.
+
+    Args:
+        nbytes: the footprint of the rows.
+        log_pages: pages of the log that may be taken already; 0 right after a checkpoint.
 
     Returns:
         Bytes; None when the page cap forbids it whatever the disk has.
@@ -108,5 +112,5 @@ def growth(space: Space, usage: Usage, nbytes: int) -> int | None:
     free = usage.free_pages * PAGE
     if need > free + (space.pages - usage.pages) * PAGE:
         return None
-    log = space.checkpoint_pages * PAGE + need
+    log = log_pages * PAGE + need
     return max(0, need - free) + max(0, log - usage.log)

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from penstock_gateway.journal_file import DiskFull, JournalFile, Transaction, wall_ms
+from penstock_gateway.journal_file import JournalFile, Transaction, wall_ms
 from penstock_gateway.journal_rows import Entry
 from penstock_gateway.journal_space import Usage
+from penstock_gateway.journal_sqlite import DiskFull
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.05, 2.0
 
@@ -38,13 +39,21 @@ Job = Transaction | Read | Stop
 
 
 class Tell(NamedTuple):
-    """What the thread tells, through `post`: transactions are durable in the order in which they were put."""
+    """What the thread tells, through `post`.
 
-    committed: Callable[[Transaction, Usage], None]
+    `committed`: the oldest transaction that was put and not yet told is durable. `freed`: only rows were deleted.
+    """
+
+    committed: Callable[[Usage], None]
+    freed: Callable[[Usage], None]
     stuck: Callable[[str], None]
     unstuck: Callable[[], None]
     broken: Callable[[str], None]
     stopped: Callable[[bool], None]
+
+
+class _Piece(Transaction, frozen=True, eq=False):
+    """Fates cut off a transaction, to be written after it."""
 
 
 class Writer:
@@ -82,10 +91,22 @@ class Writer:
         match job:
             case Transaction():
                 self._backlog.append(job)
+                self._split()
             case Read(after, before, max_bytes, done):
                 self._post(done, self._file.read(after, before, max_bytes))
             case Stop():
                 self._stopping = True
+
+    def _split(self) -> None:
+        """A deletion writes its row's page: so many fates at once would overrun the log, and go into pieces."""
+        limit = self._file.space.checkpoint_pages
+        work = self._backlog[-1]
+        if work.fates <= limit:
+            return
+        self._backlog[-1] = msgspec.structs.replace(work, settled={})
+        for fate, rows in work.settled.items():
+            for at in range(0, len(rows), limit):
+                self._backlog.append(_Piece(settled={fate: rows[at : at + limit]}))
 
     def _work_off(self) -> None:
         while self._backlog:
@@ -99,17 +120,22 @@ class Writer:
                 self._starve(str(exc))
                 continue
             self._backlog.popleft()
-            self._post(self._tell.committed, work, usage)
+            if isinstance(work, _Piece):
+                self._post(self._tell.freed, usage)
+            else:
+                self._post(self._tell.committed, usage)
         if self._stuck:
             self._recover()
 
     def _starve(self, reason: str) -> None:
         """Wait for room, and make some."""
+        released = self._file.release_ballast()
+        if released:
+            self._file.checkpoint()
         if not self._stuck:
             self._stuck = True
             self._post(self._tell.stuck, reason)
-        if self._file.release_ballast():
-            self._file.checkpoint()
+        if released:
             return
         try:
             self._take(self._inbox.get(timeout=self._delay))
