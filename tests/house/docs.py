@@ -1,8 +1,8 @@
 """The documentation as the tests see it: files, fenced blocks, links.
 
 A block's language says what is done with it; `text` and `console-norun` are left alone, and so is a block with the
-word `norun` after its language. A second word that is a file name writes the block to that file, for the blocks
-below it: "```toml gateway.toml".
+word `norun` after its language. A block with the word `realdata` uses models and pictures of the kit, and is run where
+the kit is. Any other word is a file name, to which the block is written for the blocks below it: "```toml gateway.toml".
 """
 
 import re
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, realdata_path
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.M | re.S)
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _NOT_RUN = {"text", "console-norun"}
+_WORDS = {"norun", "realdata"}
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -44,14 +45,14 @@ def blocks(path: Path) -> Iterator[Block]:
     text = path.read_text()
     for match in _FENCE.finditer(text):
         language, *words = match["info"].split() or [""]
-        norun = language in _NOT_RUN or "norun" in words
+        no_kit = "realdata" in words and realdata_path() is None
         yield Block(
             path=path,
             line=text.count("\n", 0, match.start()) + 1,
             language=language,
             body=match["body"],
-            file=next((word for word in words if word != "norun"), ""),
-            run=not norun,
+            file=next((word for word in words if word not in _WORDS), ""),
+            run=not (language in _NOT_RUN or "norun" in words or no_kit),
         )
 
 

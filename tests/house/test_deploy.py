@@ -86,9 +86,7 @@ def test_the_sample_configuration_loads(tmp_path: Path) -> None:
 
 
 def test_the_embedded_broker_has_the_shipped_limits() -> None:
-    limits = re.findall(
-        r"^(?:max_(?:queued|inflight)|message_size|persistent_client).*$", _conf(), re.M
-    )
+    limits = re.findall(r"^(?:max_(?:queued|inflight)|message_size|persistent_client).*$", _conf(), re.M)
     assert len(limits) == 6
     ours = Path(embedded.__file__).read_text()
     assert [limit for limit in limits if f"{limit}\n" not in ours] == []

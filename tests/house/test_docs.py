@@ -20,13 +20,22 @@ import numpy as np
 import pytest
 
 from penstock_gateway import config
-from tests.conftest import ROOT
+from tests.conftest import ROOT, realdata_path
 from tests.house import docs
 
 PAGES = docs.files()
 LANGUAGES = {"sh", "toml", "python", "json", "text", "console-norun"}
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "state", "__pycache__", ".*_cache")
 PAGE_S = 120
+
+# What a reader would have at hand, by the names that the pages use.
+FROM_THE_KIT = {
+    "yolox_nano.onnx": "models/yolox_nano.onnx",
+    "face.onnx": "models/version-RFB-320.onnx",
+    "net.onnx": "models/light_resnet50.onnx",
+    "coco80.txt": "labels/coco80_classes.txt",
+    "street.jpg": "images/pets.jpg",
+}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -90,18 +99,28 @@ def _check_toml(block: docs.Block, folder: Path) -> None:
 def test_commands_run(page: Path, tmp_path: Path, free_port: Callable[[], int]) -> None:
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT, symlinks=True)
-    cv2.imwrite(str(folder / "photo.jpg"), np.full((480, 640, 3), 120, np.uint8))
+    _lay_out(folder)
     ports = {"1883": str(free_port()), "8600": str(free_port())}
     script = _moved("\n".join(_shell(block) for block in docs.blocks(page) if block.run), ports)
     done, out = _run_to_the_end(script, folder, _environment(tmp_path, ports))
     assert done == 0, out
 
 
+def _lay_out(folder: Path) -> None:
+    """Put the reader's own files into the folder: a photo, and what the kit has."""
+    cv2.imwrite(str(folder / "photo.jpg"), np.full((480, 640, 3), 120, np.uint8))
+    if kit := realdata_path():
+        for name, source in FROM_THE_KIT.items():
+            (folder / name).symlink_to((kit / source).resolve())
+
+
 def _shell(block: docs.Block) -> str:
     """Return what the shell does for a block; each is announced, so that a failure shows where it was."""
     announced = f"echo '--- {block.where}'\n"
     if block.language == "sh":
-        return f"{announced}{block.body}"
+        # What was started in the background has a reader's moment to come up.
+        moment = "sleep 1\n" if block.body.endswith("&\n") else ""
+        return f"{announced}{block.body}{moment}"
     if block.language == "python":
         return f"{announced}python - <<'END_OF_BLOCK'\n{block.body}END_OF_BLOCK\n"
     if block.file:
