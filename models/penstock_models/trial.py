@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from penstock_models import golden, samples
-from penstock_models.bundle import Bundle
+from penstock_models import samples
 from penstock_models.errors import BundleError, PlacementError
 from penstock_models.items import Answer, Outcome, Refusal, ServableInfo
 from penstock_models.servable import Servable
@@ -70,9 +69,7 @@ def verify(path: Path) -> Verdict:
     except (BundleError, PlacementError) as error:
         return Verdict(ok=False, path=str(path), problems=(str(error),))
     try:
-        problems = tuple(
-            filter(None, (_check(bundle, servable, i) for i in range(len(bundle.manifest.golden))))
-        )
+        problems = tuple(servable.golden())
         placement = servable.info.placement
     finally:
         servable.close()
@@ -85,12 +82,6 @@ def verify(path: Path) -> Verdict:
         placement=placement,
         problems=problems,
     )
-
-
-def _check(bundle: Bundle, servable: Servable, index: int) -> str:
-    sample = bundle.manifest.golden[index]
-    item = golden.item(sample, bundle.read(sample.file), index)
-    return golden.difference(sample, servable.run([item])[0])
 
 
 def run_files(path: Path, inputs: Sequence[Path], advance: Callable[[], None]) -> Report:
