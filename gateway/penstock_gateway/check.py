@@ -106,7 +106,7 @@ async def _broker(config: Config, queue: int) -> tuple[list[str], list[str]]:
     facts = [f"MQTT {'5' if granted.protocol == 5 else '3.1.1'} at {url}"]
     named = warnings(granted, Needs(config.limits.max_frame_bytes, connections.SESSION_EXPIRY_S))
     if await _foreign(config, base) == "open":
-        named.append("open: anybody may publish as any device; bind topics to users (deploy/mosquitto/acl)")
+        named.append("open: anybody may publish as any device; bind topics to users (deploy/mosquitto.acl)")
     else:
         facts.append("closed: a publish as a foreign device was refused")
     if queue:

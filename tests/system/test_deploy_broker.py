@@ -1,7 +1,10 @@
 """The broker files of deploy/, run by a real Mosquitto: only paths, the port and the system user are rewritten."""
 
+import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -161,7 +164,7 @@ REFUSED = [
 SEEN = {
     "door": set[str](),
     "yard": {"dev/yard/cam/result", "dev/yard/cam/event", "dev/yard/cam/receipt", "dev/yard/cam/snapshot"},
-    "gateway": {*ALLOWED["door"], *ALLOWED["gateway"][4:], *ALLOWED["operator"]},
+    "gateway": {*ALLOWED["door"], ALLOWED["gateway"][0], *ALLOWED["gateway"][4:], *ALLOWED["operator"]},
     "operator": {"dev/door/status", *ALLOWED["gateway"], *ALLOWED["operator"]},
 }
 
@@ -249,3 +252,28 @@ def certificates(folder: Path) -> None:
         (folder / "alt.cnf").write_text("subjectAltName=IP:127.0.0.1\n")
         signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "alt.cnf", "-days", "2")
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed)
+
+
+def test_the_gateways_own_check_finds_the_broker_good(tmp_path: Path, port: int) -> None:
+    """`gateway check` may do all that it tries, finds device topics closed, and the queue large."""
+    bundles = tmp_path / "bundles"
+    bundles.symlink_to(ROOT / "models" / "penstock_models" / "demo")
+    password = tmp_path / "mqtt.password"
+    password.touch(0o600)
+    password.write_text(PASSWORD)
+    config = tmp_path / "gateway.toml"
+    shutil.copy(DEPLOY / "gateway.toml", config)
+    config.write_text(config.read_text().replace('"person"', '"vibration"'))
+    done = subprocess.run(
+        [f"{sys.prefix}/bin/penstock", "gateway", "check", "-c", config, "--probe-queue", "3000", "--json"],
+        env={**os.environ, "PENSTOCK_MQTT__URL": f"mqtt://127.0.0.1:{port}"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["problems"]) == (0, []), done.stdout + done.stderr
+    assert report["warnings"] == []
+    assert "queued 3000 of 3000 messages for an absent gateway" in report["broker"]
+    assert any(fact.startswith("closed: ") for fact in report["broker"])
