@@ -176,3 +176,9 @@ def _end_group(pid: int) -> None:
             os.killpg(pid, end)
         except ProcessLookupError:
             return
+
+
+def test_the_index_of_decisions_is_whole() -> None:
+    folder = ROOT / "docs" / "decisions"
+    numbered = {path.name for path in folder.glob("[0-9]*.md")}
+    assert set(docs.links(folder / "README.md")) == numbered
