@@ -43,7 +43,10 @@ def difference(golden: Golden, outcome: Outcome) -> str:
     """What is wrong with an answer to a golden sample, "" where it is right."""
     if isinstance(outcome, Refusal):
         return f"{golden.file}: {outcome.bucket}: {outcome.reason} {outcome.detail}".rstrip()
-    wrong = _compare(golden.expected, outcome, golden.tolerance)
+    try:
+        wrong = _compare(golden.expected, outcome, golden.tolerance)
+    except (AttributeError, KeyError, TypeError, msgspec.ValidationError) as error:
+        wrong = f"the manifest's expected answer is malformed: {type(error).__name__} {error}"
     return f"{golden.file}: {wrong}" if wrong else ""
 
 

@@ -19,6 +19,9 @@ from penstock_models.steps import specs
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 MAX_VERSION = 2**63 - 1
 MAX_SIDE = 16_384  # pixels of a resized picture
+MAX_PIXELS = 2**24  # of a resized picture
+MAX_VARIANTS = 16
+MAX_GOLDEN = 64  # each is run when a version is loaded
 MAX_ELEMENTS = 2**28  # of one tensor, reshape, window or context
 
 _RANGES: dict[tuple[type, str], tuple[float, float]] = {
@@ -53,8 +56,10 @@ def _references(manifest: Manifest) -> Iterator[str]:
     names = [entry.path for entry in manifest.files]
     if len(set(names)) != len(names):
         yield "files: a path is listed twice"
-    if not manifest.variants:
-        yield "variants: a bundle has at least one artifact"
+    if not 1 <= len(manifest.variants) <= MAX_VARIANTS:
+        yield f"variants: {len(manifest.variants)}, a bundle has 1 to {MAX_VARIANTS}"
+    if len(manifest.golden) > MAX_GOLDEN:
+        yield f"golden: {len(manifest.golden)} samples, a bundle has at most {MAX_GOLDEN}"
     for wanted in [*(v.file for v in manifest.variants), *(g.file for g in manifest.golden)]:
         if wanted not in names:
             yield f"{wanted!r} is used but not listed under files"
@@ -73,6 +78,8 @@ def step_complaints(step: msgspec.Struct) -> Iterator[str]:
             if not (math.isfinite(number) and low <= number <= high):
                 yield f"{op}.{field} = {number}: expected {low:g} to {high:g}"
     match step:
+        case specs.Resize(width=width, height=height) if width * height > MAX_PIXELS:
+            yield f"resize to {width}×{height}: expected at most {MAX_PIXELS} pixels"
         case specs.Cast(dtype=dtype) if dtype not in _CAST_DTYPES:
             yield f"cast.dtype = {dtype!r}: expected one of {', '.join(_CAST_DTYPES)}"
         case specs.Reshape(shape=shape) if not _bounded(shape):

@@ -98,7 +98,11 @@ def _manifest(
     fed = [spec for spec in inputs if spec.name not in given]
     carried = {s.output for s in states}
     read = [spec for spec in outputs if spec.name not in carried]
-    sure = toml.preset == "classification" and gives_probabilities(session, inputs, read[0], constants)
+    sure = (
+        toml.preset == "classification"
+        and bool(read)
+        and gives_probabilities(session, inputs, read[0], constants)
+    )
     recipe = presets.apply_sets(
         _merged(description, presets.recipe(toml.preset, fed, read, probabilities=sure)), sets
     )

@@ -59,6 +59,10 @@ def recipe(
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
         raise UsageError(f"preset {preset} takes models with one input, this one has {names}; use preset raw")
+    if not outputs:
+        raise UsageError(
+            f"preset {preset} reads an output, this model has none beside its states; use preset raw"
+        )
     match preset:
         case "classification":
             return _classification(inputs[0], outputs, probabilities=probabilities)
@@ -99,13 +103,13 @@ def _classification(spec: TensorSpec, outputs: Sequence[TensorSpec], *, probabil
     if not probabilities:
         answer.append(specs.Softmax())
     answer.append(specs.TopK())
-    return Recipe("classification", (*steps, *_layout(frame)), tuple(answer), outputs[0].shape[-1])
+    return Recipe("classification", (*steps, *_layout(frame)), tuple(answer), _last(outputs[0]))
 
 
 def _yolox(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> Recipe:
     frame = picture(spec)
-    last = outputs[0].shape[-1]
-    if len(outputs) != 1 or last is None or last < 6:
+    last = _last(outputs[0])
+    if len(outputs) != 1 or len(outputs[0].shape) < 2 or last is None or last < 6:
         raise UsageError(
             f"preset yolox expects one output [1, n, 5 + classes], this model has {_shown(outputs)}"
         )
@@ -133,8 +137,8 @@ def _yolox(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> Recipe:
 
 def _rfb(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> Recipe:
     frame = picture(spec)
-    boxes = [o for o in outputs if o.shape[-1] == 4]
-    scores = [o for o in outputs if o.shape[-1] != 4]
+    boxes = [o for o in outputs if _last(o) == 4]
+    scores = [o for o in outputs if _last(o) != 4]
     if len(boxes) != 1 or len(scores) != 1:
         raise UsageError(
             f"preset rfb expects outputs [1, n, classes] and [1, n, 4], this model has {_shown(outputs)}"
@@ -145,7 +149,7 @@ def _rfb(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> Recipe:
         specs.Normalize(mean=(127.0,), std=(128.0,)),
     )
     decode = specs.DecodeBoxes(scores=scores[0].name, boxes=boxes[0].name, score=0.7)
-    classes = scores[0].shape[-1]
+    classes = _last(scores[0])
     return Recipe(
         "detection",
         (*steps, *_narrow(spec), *_layout(frame)),
@@ -161,6 +165,11 @@ def _autoencoder(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> Recipe:
         )
     quantize = (specs.Quantize(),) if spec.dtype in _INTEGERS else ()
     return Recipe("anomaly", quantize, (*_dequantize(outputs), specs.ReconstructionError()))
+
+
+def _last(spec: TensorSpec) -> int | None:
+    """The size of the last axis, None where it is open or there is none."""
+    return spec.shape[-1] if spec.shape else None
 
 
 def _narrow(spec: TensorSpec) -> tuple[Preprocess, ...]:

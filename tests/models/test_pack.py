@@ -185,7 +185,12 @@ def wrong_type() -> bytes:
     return bytes(files.model([helper.make_node("Sqrt", ["x"], ["y"])], *ends).SerializeToString())
 
 
-@pytest.mark.parametrize("data", [unknown_operator(), wrong_type()])
+def strings() -> bytes:
+    ends = [files.tensor("x", [1], TensorProto.STRING)], [files.tensor("y", [1], TensorProto.STRING)]
+    return bytes(files.model([helper.make_node("Identity", ["x"], ["y"])], *ends).SerializeToString())
+
+
+@pytest.mark.parametrize("data", [strings(), unknown_operator(), wrong_type()])
 def test_what_the_runtime_refuses_is_refused_with_a_reason(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ModelRefused) as caught:
         pack(write(tmp_path, data), tmp_path)
@@ -275,6 +280,23 @@ def test_answers_are_compared_within_tolerance(expected: Answer, found: Answer |
     json.dumps(sample.expected)  # plain data, as a manifest holds it
     wrong = golden.difference(sample, found)
     assert (words in wrong) if words else wrong == ""
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {},
+        {"classes": [{"score": 1}]},
+        {"classes": [3]},
+        {"detections": [{"box": 1}]},
+        {"outputs": {"y": 1}},
+        {"outputs": {"y": {}}},
+    ],
+)
+def test_a_malformed_expected_answer_is_a_difference(expected: dict[str, Any]) -> None:
+    sample = Golden("golden/0", "x", expected)
+    for found in (CLASSES, ONE_BOX, LONG):
+        assert golden.difference(sample, found)
 
 
 def npy(array: np.ndarray) -> bytes:

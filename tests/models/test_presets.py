@@ -135,6 +135,9 @@ MISFITS: dict[str, tuple[Preset, TensorSpec, tuple[TensorSpec, ...], str]] = {
         "classes",
     ),
     "rfb outputs": ("rfb", spec("x", "float32", 1, 3, 64, 64), (CLASSES,), r"\[1, n, 4\]"),
+    "yolox scalar": ("yolox", spec("x", "float32", 1, 3, 64, 64), (spec("y", "float32"),), "classes"),
+    "rfb scalar": ("rfb", spec("x", "float32", 1, 3, 64, 64), (spec("y", "float32"),), "expects outputs"),
+    "no output": ("classification", spec("x", "float32", 1, 3, 64, 64), (), "has none"),
     "autoencoder": ("autoencoder", spec("x", "float32", 1, 9), (CLASSES,), "input's shape"),
 }
 
