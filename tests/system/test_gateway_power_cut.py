@@ -1,0 +1,116 @@
+"""A power cut of the box: every window that a receipt covered is answered, before the cut or by the next start.
+
+The state folder lies on a disk whose power can be cut. The gateway is frozen at a random moment, the disk copied as
+the cut would leave it, and a second gateway started on the copy, with a broker of its own: nobody can deliver again
+what the first one had acknowledged, so what the receipts promised must be in the state folder.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.fakes.broker import Broker, mosquitto
+from tests.fakes.flow import Flow, Key, Results
+from tests.fakes.gateway import Gateway, gateway
+from tests.fakes.powercut import PowerCutDisk
+from tests.system.test_kill import BUNDLE, CONFIG, WINDOW
+
+CUTS = 20 if os.environ.get("PENSTOCK_SOAK") == "1" else 3
+QUEUE = "max_queued_messages 100000\nmax_inflight_messages 1000"
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(60 + 15 * CUTS)]
+
+
+class Receipts:
+    """What the device was told: for each stream the last receipt."""
+
+    def __init__(self, port: int) -> None:
+        self.told: dict[str, dict[str, object]] = {}
+        self._heard = threading.Event()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._client.on_message = lambda _c, _u, message: self._note(message.topic, message.payload)
+        self._client.connect("127.0.0.1", port)
+        self._client.subscribe("penstock/v1/home/dev/+/+/receipt", qos=1)
+        self._client.loop_start()
+
+    def _note(self, topic: str, payload: bytes) -> None:
+        self.told[topic.split("/")[5]] = json.loads(payload)
+
+    def covered(self, device: str) -> set[Key]:
+        """The windows that the device need not send again."""
+        keys: set[Key] = set()
+        for stream, receipt in dict(self.told).items():
+            through, missing = receipt["through"], receipt["missing"]
+            assert isinstance(through, int) and missing == []
+            keys |= {(device, stream, str(receipt["boot"]), seq) for seq in range(through + 1)}
+        return keys
+
+    def close(self) -> None:
+        self._client.loop_stop()
+        self._client.disconnect()
+
+
+def a_gateway(folder: Path, broker: Broker, state: Path) -> Gateway:
+    (folder / "bundles").mkdir(parents=True)
+    shutil.copy(BUNDLE, folder / "bundles")
+    config = f'state = "{state}"\n' + CONFIG.format(url=broker.url, login="", gap_s=30.0)
+    return gateway(config, folder)
+
+
+def answered_after(folder: Path, state: Path) -> set[Key]:
+    """Start on what a cut left; which windows it answers."""
+    with mosquitto(QUEUE) as broker:
+        results = Results(broker.port)
+        with a_gateway(folder, broker, state) as gw:
+            gw.wait_ready()
+            carried = gw.ledger()["carried"]
+            gw.wait_settled(carried)
+            results.wait_for(carried)
+            page = gw.status()
+            assert page["starts"][-1]["how"] == "killed"
+            assert page["starts"][-1]["carried_out"] == carried
+            assert gw.stop() == 0
+        results.close()
+    return set(results.seen)
+
+
+def test_no_receipted_window_is_lost_in_a_power_cut(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    moments = random.Random(seed)
+    with (
+        PowerCutDisk(48) as disk,
+        mosquitto(QUEUE) as broker,
+        a_gateway(tmp_path / "first", broker, disk.path / "state") as gw,
+    ):
+        gw.wait_ready()
+        results, receipts = Results(broker.port), Receipts(broker.port)
+        flow = Flow(broker.port, "door", WINDOW, rate=1000)
+        for cut in range(CUTS):
+            time.sleep(moments.uniform(0.3, 1.5))  # the moment of the cut: nothing is waited for
+            os.kill(gw.pid, signal.SIGSTOP)
+            try:
+                covered = receipts.covered("door")
+                time.sleep(0.3)  # what the broker has of the frozen gateway's results comes out
+                before = set(results.seen)
+                with disk.cut() as found:
+                    after = answered_after(tmp_path / f"cut-{cut}", found / "state")
+            finally:
+                os.kill(gw.pid, signal.SIGCONT)
+            lost = covered - before - after
+            assert not lost, (
+                f"seed {seed}, cut {cut}: {len(lost)} receipted windows are gone: {sorted(lost)[:5]}"
+            )
+        assert receipts.covered("door"), "no receipt came: the test proves nothing"
+        sent = flow.stop()
+        results.wait_for(len(sent))
+        receipts.close()
+        results.close()
