@@ -122,8 +122,8 @@ async def _publish(
                 showing.cancel()
         except* PenstockError as errors:
             raise errors.exceptions[0] from None
-        screen.refresh(page["ledger"], final=True)
-        words = {name: (row.last, row.who) for name, row in screen.rows().items()}
+        screen.close(page["ledger"])
+        words = {row.name: (row.last, row.who) for row in screen.rows()}
         return _Run(publisher.report(), page, words, screen.best, "5" if protocol == 5 else "3.1.1")
 
 
@@ -141,22 +141,28 @@ class _Screen:
             self.refresh((await self._running.status())["ledger"])
             await asyncio.sleep(_REFRESH_S)
 
-    def refresh(self, ledger: Mapping[str, Any], final: bool = False) -> None:
+    def refresh(self, ledger: Mapping[str, Any]) -> None:
         for track in self._publisher.tracks.values():
             self.best.look(track)
-        self._view.show(list(self.rows().values()), ledger, time.monotonic() - self._began_s, final)
+        self._view.show(self.rows(), ledger, time.monotonic() - self._began_s)
 
-    def rows(self) -> dict[str, Row]:
+    def close(self, ledger: Mapping[str, Any]) -> None:
+        """Show what stays: rates are those of the whole run."""
+        seconds = self._publisher.report().seconds
+        rows = [msgspec.structs.replace(row, rate=row.answered / seconds) for row in self.rows()]
+        self._view.show(rows, ledger, seconds, final=True)
+
+    def rows(self) -> list[Row]:
         now_s = time.monotonic()
-        return {name: self._row(name, track, now_s) for name, track in self._publisher.tracks.items()}
+        return [self._row(name, track, now_s) for name, track in self._publisher.tracks.items()]
 
     def _row(self, name: str, track: StreamTrack, now_s: float) -> Row:
         answer = shown(track)
         return Row(
             name=name,
             sent=track.sent,
-            answered=track.matched,
-            rate=self._speeds[name].update(now_s, track.matched),
+            answered=track.answered,
+            rate=self._speeds[name].update(now_s, track.answered),
             p50_ms=track.latency_ms.percentile(50),
             p95_ms=track.latency_ms.percentile(95),
             last=answer.words() if answer else "",

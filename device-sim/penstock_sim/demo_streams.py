@@ -19,10 +19,10 @@ from penstock_sim.tracker import StreamTrack
 
 CAMERA, SENSOR = "cam", "vib"
 
-_CAMERAS = {"gate": 3_000_001, "dock": 3_000_002, "aisle": 3_000_003}
+_CAMERAS = {"gate": 3_000_016, "dock": 3_000_012, "aisle": 3_000_010}
 _SENSORS = {"pump": 3_000_007, "fan": 3_000_002, "press": 3_000_003}
 _CAMERA_HZ, _SENSOR_HZ = 10.0, 8.0
-_FRAMES, _WINDOWS = 80, 64
+_FRAMES, _WINDOWS = 60, 64
 _HEALTHY_FIRST = 16
 """Windows before the fault of a sensor that has one: two seconds of quiet."""
 _SEARCH = range(0, 4000, 80)
@@ -48,7 +48,7 @@ class Shown(msgspec.Struct, frozen=True):
         return Answer(detections=self.detections, anomaly=self.anomaly)
 
     def words(self) -> str:
-        """What was found, in a few words."""
+        """What was found, in a few words; an anomaly score as a multiple of its threshold."""
         if self.detections is not None:
             counts: dict[str, int] = {}
             for found in self.detections:
@@ -59,7 +59,7 @@ class Shown(msgspec.Struct, frozen=True):
         score, threshold = self.anomaly.score, self.anomaly.threshold
         if threshold is None:
             return f"score {score:.3g}"
-        return f"{'ANOMALY' if score > threshold else 'healthy'} {score / threshold:.1f}× threshold"
+        return f"{'ANOMALY' if score > threshold else 'healthy'} {score / threshold:.1f}×"
 
     def who(self) -> str:
         """Who answered: where, which model version, proven to run on what."""

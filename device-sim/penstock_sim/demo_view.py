@@ -7,12 +7,17 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from penstock_gateway.ledger import BUCKETS
+
+_NUMBERS = 54
+"""Columns that names, numbers and the space between them take."""
+_SHORTEST_WORDS, _LONGEST_WORDS = 20, 30
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -66,7 +71,11 @@ class LiveView:
         self, rows: Sequence[Row], ledger: Mapping[str, Any], seconds: float, final: bool = False
     ) -> None:
         hint = Text(f"{seconds:.0f} s, Ctrl-C drains and stops", style="dim")
-        parts = [table(rows)] if final else [table(rows), Text(ledger_line(ledger)), hint]
+        parts = (
+            [table(rows, self._live.console.width)]
+            if final
+            else [table(rows, self._live.console.width), Text(ledger_line(ledger)), hint]
+        )
         self._live.update(Group(*parts), refresh=True)
 
 
@@ -102,24 +111,25 @@ class PlainView:
         self.say(f"{seconds:5.0f} s  {ledger_line(ledger)}")
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """The streams, one a row."""
-    shown = Table(title="penstock demo", title_justify="left", expand=False)
-    for column in ("stream", "last answer", "who answered"):
-        shown.add_column(column, no_wrap=True)
-    for column in ("sent", "answered", "fps", "p50 ms", "p95 ms"):
-        shown.add_column(column, justify="right", no_wrap=True)
+def table(rows: Sequence[Row], width: int) -> Table:
+    """The streams, one a row, for a terminal of `width` columns: on a narrow one the words are cut, not the numbers."""
+    room = max(_SHORTEST_WORDS, width - _NUMBERS)
+    words = min(_LONGEST_WORDS, room // 2)
+    shown = Table(title="penstock demo", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("stream", no_wrap=True)
+    for name, digits in (("answered", 10), ("fps", 4), ("p50 ms", 6), ("p95 ms", 6)):
+        shown.add_column(name, justify="right", no_wrap=True, min_width=digits)
+    shown.add_column("last answer", no_wrap=True, min_width=min(words, 14), max_width=words)
+    shown.add_column("who answered", no_wrap=True, max_width=room - words)
     for row in rows:
-        style = "bold red" if row.last.startswith("ANOMALY") else ""
         shown.add_row(
             row.name,
-            Text(row.last, style=style),
-            row.who,
-            str(row.sent),
-            str(row.answered),
+            f"{row.answered} of {row.sent}",
             f"{row.rate:.1f}",
             milliseconds(row.p50_ms),
             milliseconds(row.p95_ms),
+            Text(row.last, style="bold red" if row.last.startswith("ANOMALY") else ""),
+            row.who,
         )
     return shown
 

@@ -19,7 +19,7 @@ from penstock_models.errors import PenstockError, UsageError
 from penstock_models.items import Anomaly, Detection
 from penstock_sim import cli, demo, demo_gateway, demo_streams
 from penstock_sim.demo_streams import BestPicture, Shown, Speed
-from penstock_sim.demo_view import LiveView, PlainView, Row, ledger_line
+from penstock_sim.demo_view import LiveView, PlainView, Row, ledger_line, table
 from penstock_sim.sources import Payload, Ring
 from penstock_sim.tracker import StreamTrack, Tracker
 
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Few pictures, short patience, and folders that pytest clears away."""
     monkeypatch.setattr(demo_streams, "_FRAMES", 4)
     monkeypatch.setattr(demo_streams, "_WINDOWS", 4)
-    monkeypatch.setattr(demo, "_DRAIN_S", 2.0)
+    monkeypatch.setattr(demo, "_DRAIN_S", 1.0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(demo_gateway, "MODELS", ())
 
@@ -58,7 +58,7 @@ def names(folder: str) -> set[str]:
 @pytest.mark.parametrize(("behaviour", "mqtt"), [("good", "5"), ("old", "3.1.1")])
 async def test_a_run_that_goes_well(behave: Any, behaviour: str, mqtt: str) -> None:
     behave(behaviour)
-    outcome = await demo.run_demo(quiet(), seconds=1.0)
+    outcome = await demo.run_demo(quiet(), seconds=0.6)
     assert (outcome.ok, outcome.closed, outcome.answered, outcome.mqtt) == (True, True, True, mqtt)
     assert set(outcome.streams) == STREAMS
     assert outcome.ledger["received"] == sum(books.sent for books in outcome.streams.values())
@@ -79,7 +79,7 @@ async def test_a_run_that_does_not_is_not_ok(
     behave: Any, behaviour: str, closed: bool, answered: bool, exit_code: int
 ) -> None:
     behave(behaviour)
-    outcome = await demo.run_demo(quiet(), seconds=1.0)
+    outcome = await demo.run_demo(quiet(), seconds=0.6)
     assert (outcome.closed, outcome.answered, outcome.exit_code) == (closed, answered, exit_code)
     assert not outcome.ok
 
@@ -213,8 +213,8 @@ def test_an_interrupted_start_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -
         (Shown(detections=()), "nothing there"),
         (Shown(detections=(_d := Detection((0, 0, 1, 1), 0.9, "person"), _d)), "2 person"),
         (Shown(detections=(_d, Detection((0, 0, 1, 1), 0.5, "forklift"))), "1 forklift, 1 person"),
-        (Shown(anomaly=Anomaly(0.3, 0.1)), "ANOMALY 3.0× threshold"),
-        (Shown(anomaly=Anomaly(0.05, 0.1)), "healthy 0.5× threshold"),
+        (Shown(anomaly=Anomaly(0.3, 0.1)), "ANOMALY 3.0×"),
+        (Shown(anomaly=Anomaly(0.05, 0.1)), "healthy 0.5×"),
         (Shown(anomaly=Anomaly(0.05)), "score 0.05"),
         (Shown(), ""),
     ],
@@ -229,7 +229,19 @@ def test_a_live_view_shows_every_number() -> None:
         view.say("starting")
         view.show([ROW], LEDGER, seconds=7.4)
     shown = screen.getvalue()
-    for word in ("starting", "gate/cam", "2 person", "edge yard:1 on cpu", "90", "88", "10.0", "12.3", "7 s"):
+    for word in ("starting", "gate/cam", "2 person", "edge yard:1 on cpu", "88 of 90", "10.0", "12.3", "7 s"):
+        assert word in shown
+
+
+def test_a_narrow_terminal_keeps_the_numbers() -> None:
+    screen = io.StringIO()
+    long = msgspec.structs.replace(
+        ROW, last="3 forklift, 2 parcel, 4 person", who="edge vibration:1 on onnxruntime:cpu"
+    )
+    Console(file=screen, width=80).print(table([long], 80))
+    shown = screen.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    for word in ("gate/cam", "88 of 90", "10.0", "12.3", "3 forklift, 2", "edge vibration"):
         assert word in shown
 
 
