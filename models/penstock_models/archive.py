@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -252,7 +253,7 @@ def write_tar(files: Mapping[str, bytes], first: str, out: Path) -> None:
     Raises:
         UsageError: the folder cannot be written.
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -267,8 +268,17 @@ def write_tar(files: Mapping[str, bytes], first: str, out: Path) -> None:
         temporary.replace(out)
         _sync_folder(out.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        _discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    """Remove what an error or an interrupt left; after the rename there is nothing."""
+    try:
+        temporary.unlink()
+    except OSError:
+        pass
 
 
 def _sync_folder(folder: Path) -> None:

@@ -147,13 +147,22 @@ def _call(group: Any, name: str, words: list[str]) -> int:
     except typer.Exit as leave:
         return leave.exit_code
     except Exception as error:
-        # The library's own errors know the command that they happened in, and show its usage line.
-        show = getattr(error, "show", None)
-        if show is None:
+        if not hasattr(error, "format_message"):
             raise
-        show()
+        _show_usage(error)
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _show_usage(error: Any) -> None:
+    """A usage error of the command line library, in one line; a group without a command shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else DISTRIBUTION
+    text = " ".join(error.format_message().split()).rstrip(".")
+    print(f"{command}: {text}; `{command} --help` says more", file=sys.stderr)
 
 
 def _one_line(error: Exception) -> str:

@@ -93,6 +93,11 @@ def picture(spec: TensorSpec) -> Picture:
 
 def _classification(spec: TensorSpec, outputs: Sequence[TensorSpec], *, probabilities: bool) -> Recipe:
     frame = picture(spec)
+    axes = [size for size in outputs[0].shape[1:] if size != 1]
+    if len(axes) > 1:
+        raise UsageError(
+            f"preset classification expects an output [1, classes], this model has {_shown(outputs)}"
+        )
     steps: list[Preprocess] = [specs.Resize(frame.width, frame.height, filter="antialias")]
     steps.append(specs.Color("gray" if frame.channels == 1 else "rgb"))
     if spec.dtype == "int8":
@@ -103,7 +108,7 @@ def _classification(spec: TensorSpec, outputs: Sequence[TensorSpec], *, probabil
     if not probabilities:
         answer.append(specs.Softmax())
     answer.append(specs.TopK())
-    return Recipe("classification", (*steps, *_layout(frame)), tuple(answer), _last(outputs[0]))
+    return Recipe("classification", (*steps, *_layout(frame)), tuple(answer), axes[0] if axes else None)
 
 
 def _yolox(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> Recipe:

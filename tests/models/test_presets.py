@@ -121,6 +121,12 @@ def test_raw_adds_nothing() -> None:
 MISFITS: dict[str, tuple[Preset, TensorSpec, tuple[TensorSpec, ...], str]] = {
     "no picture": ("classification", spec("x", "float32", 1, 640), (CLASSES,), r"x \[1, 640\] is no picture"),
     "four channels": ("classification", spec("x", "float32", 1, 4, 9, 9), (CLASSES,), "no picture"),
+    "boxes": (
+        "classification",
+        spec("x", "uint8", 1, 64, 64, 3),
+        (spec("y", "float32", 1, 84, 85),),
+        r"\[1, classes\]",
+    ),
     "yolox output": ("yolox", spec("x", "float32", 1, 3, 64, 64), (CLASSES,), "strides"),
     "yolox boxes": (
         "yolox",
