@@ -7,6 +7,7 @@ publisher keeps the pace of the flow whatever happens behind the broker, as a de
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections import defaultdict
@@ -87,6 +88,7 @@ class Results:
 
     def __init__(self, port: int, user: str | None = None) -> None:
         self.seen: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+        self._markers: set[str] = set()
         self._client = _client(port, user, "results-listener", 3600)
         self._client.on_message = lambda _c, _u, message: self._note(message.payload)
         subscribed = threading.Event()
@@ -95,8 +97,11 @@ class Results:
         self._client.subscribe("penstock/v1/home/dev/+/+/result", qos=1)
         assert subscribed.wait(10)
 
-    def _note(self, payload: bytes) -> None:
+    def _note(self, payload: bytes | bytearray) -> None:
         result = json.loads(payload)
+        if "marker" in result:
+            self._markers.add(result["marker"])
+            return
         self.seen[result["device"], result["stream"], result["boot"], result["seq"]].append(result)
 
     def wait_for(self, count: int, timeout_s: float = 60.0) -> None:
@@ -105,6 +110,16 @@ class Results:
         while len(self.seen) < count:
             assert time.monotonic() < deadline, f"{len(self.seen)} of {count} frames have a result"
             time.sleep(0.05)
+
+    def catch_up(self, timeout_s: float = 30.0) -> None:
+        """Hear everything that the broker has taken so far: a broker's queue for one client is in order."""
+        marker = secrets.token_hex(8)
+        payload = json.dumps({"marker": marker})
+        self._client.publish("penstock/v1/home/dev/listener/marker/result", payload, qos=1)
+        deadline = time.monotonic() + timeout_s
+        while marker not in self._markers:
+            assert time.monotonic() < deadline, "the listener's own marker did not come back"
+            time.sleep(0.01)
 
     def close(self) -> None:
         self._client.loop_stop()
