@@ -1,22 +1,28 @@
-"""The commands of the simulator: `penstock demo`."""
+"""The commands of the simulator: `penstock demo`.
+
+Owns arguments and the last words. Heavy imports stand in the command, so that `--help` costs nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
-from penstock_sim.demo import Outcome, run_demo
-from penstock_sim.demo_view import LiveView, PlainView, View, ledger_line
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from penstock_sim.demo import Outcome
+    from penstock_sim.demo_view import View
 
 
 def demo(
     seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="End by itself after so many seconds; else Ctrl-C ends it.")
+        float | None,
+        typer.Option(metavar="N", min=1.0, help="End by itself after so many seconds; else Ctrl-C ends it."),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end, and nothing else.")
@@ -27,8 +33,15 @@ def demo(
     Nothing is needed beside this installation: no broker, no network, no root. Exit code 0 says that the ledger
     closed and that every stream was answered.
 
-    Example: penstock demo --seconds 20
+    \b
+    Example:
+      penstock demo --seconds 20
     """
+    from rich.console import Console
+
+    from penstock_sim.demo import run_demo
+    from penstock_sim.demo_view import LiveView, PlainView
+
     console = Console(stderr=json)
     view: View = LiveView(console) if console.is_terminal and not json else PlainView(console)
     try:
@@ -45,6 +58,8 @@ def demo(
 
 def _close(console: Console, outcome: Outcome) -> None:
     """The closing words: the ledger, the verdict, and where things lie."""
+    from penstock_sim.demo_view import ledger_line
+
     verdict = "closed" if outcome.closed else "NOT closed"
     silent = [name for name, books in outcome.streams.items() if not books.answered]
     lines = [
