@@ -88,7 +88,7 @@ class Journal:
         self.space = file.space
         self.stuck = False
         self.broken: str | None = None
-        self._usage = file.usage()
+        self._usage = file.usage
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._batch = _Batch()

@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -85,6 +85,7 @@ class JournalFile:
     def __init__(self, path: Path, db: sqlite3.Connection, space: Space, digest_limit: int) -> None:
         self.path = path
         self.space = space
+        self.usage = Usage(0, 0, 0)
         self._db = db
         self._log = path.with_name(path.name + "-wal")
         self._ballast = path.with_name(path.name + ".ballast")
@@ -127,6 +128,7 @@ class JournalFile:
                 raise
             opened = self._recover(now_ms, max_streams, reports)
         self.restore_ballast()
+        self._measure()
         return opened
 
     def _configure(self) -> None:
@@ -219,10 +221,11 @@ class JournalFile:
                 books, last_row = self._write(work, now_ms)
             self._books, self._last_row = books, last_row
             self._digest_next += len(work.digests)
-            usage = self.usage()
-            if usage.log > self.space.log:
-                self.checkpoint()
-            return usage
+            self._measure()
+            if self.usage.log > self.space.log:  # one turn of the loop brought more than a commit's worth
+                self.checkpoint("TRUNCATE")
+                self._measure()
+            return self.usage
 
     def _write(self, work: Transaction, now_ms: int) -> tuple[Books, int]:
         last_row = self._last_row
@@ -259,11 +262,10 @@ class JournalFile:
         sql = "DELETE FROM rows WHERE row IN (SELECT value FROM json_each(?))"
         return self._db.execute(sql, (text,)).rowcount
 
-    def usage(self) -> Usage:
-        """What is in use now."""
-        sql = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
-        pages, free = self._db.execute(sql).fetchone()
-        return Usage(pages, free, _size(self._log))
+    def _measure(self) -> None:
+        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        self.usage = Usage(pages, free, _size(self._log))
 
     def check_room(self, nbytes: int) -> None:
         """Raise DiskFull where rows of that footprint may not fit, before SQLite wedges itself on trying."""
@@ -281,17 +283,17 @@ class JournalFile:
             )
 
     def _grows(self, nbytes: int, log_pages: int) -> int:
-        need = growth(self.space, self.usage(), nbytes, log_pages)
+        need = growth(self.space, self.usage, nbytes, log_pages)
         if need is None:
             raise DiskFull(
                 f"{self.path}: no room for {nbytes} bytes under its cap of {self.space.pages} pages"
             )
         return need
 
-    def checkpoint(self) -> None:
-        """Move the log into the database; the log's file keeps its blocks."""
+    def checkpoint(self, mode: Literal["RESTART", "TRUNCATE"] = "RESTART") -> None:
+        """Move the log into the database. The log's file keeps its blocks, unless truncated."""
         with named_errors(self.path):
-            self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
     def release_ballast(self) -> bool:
         """Give the ballast's room to SQLite; False when there was none."""

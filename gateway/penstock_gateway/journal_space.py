@@ -7,8 +7,8 @@
         └── capacity the part that new rows may fill; the rest takes what was on its way when it became full
 
 SQLite in WAL mode cannot even delete on a full disk, since a deletion is written to the log first. So nothing is
-written that the disk may not hold twice, in log and database, and the log's file is never given back: what it once
-took is the room in which deletions can be written for ever after.
+written that the disk may not hold twice, in log and database, and the log's file is not given back while it is within
+its share: what it once took is the room in which deletions can be written for ever after.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class Space(msgspec.Struct, frozen=True):
     max_entry: int
     log: int
     warning: str | None = None
+
+    @property
+    def fates(self) -> int:
+        """Rows that one transaction may delete: each may write a page of its own to the log."""
+        return self.log // PAGE - self.checkpoint_pages - _COMMIT_PAGES
 
 
 class Usage(msgspec.Struct, frozen=True):

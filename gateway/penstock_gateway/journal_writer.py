@@ -99,7 +99,7 @@ class Writer:
 
     def _split(self) -> None:
         """A deletion writes its row's page: so many fates at once would overrun the log, and go into pieces."""
-        limit = self._file.space.checkpoint_pages
+        limit = self._file.space.fates
         work = self._backlog[-1]
         if work.fates <= limit:
             return
