@@ -24,9 +24,10 @@ from quantized import Quantized
 from yard_data import TEST_SEEDS, Pictures
 from yard_loss import loss, targets
 from yard_net import STRIDES, Size, build
-from yard_score import Predict, average_precisions
+from yard_score import Predict, at_score, average_precisions
 
 GOLDEN_SEEDS = 2_000_000  # unseen in training and in testing
+SCORE = 0.4  # detections below are not shown
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -50,14 +51,19 @@ def make(plan: Plan, out: Path) -> Path:
 
 def finish(plan: Plan, model: keras.Model, out: Path) -> Path:
     """What follows the training: quantize, measure, pack."""
+    models = quantize(plan, model)
+    candidates = {f"{n}.jpg": yard_data.jpeg(Scene(GOLDEN_SEEDS + n).frame(300 * n).image) for n in range(16)}
+    return pack_variants(_toml(plan, measure(plan, model, models)), models, candidates, 4, out)
+
+
+def quantize(plan: Plan, model: keras.Model) -> dict[str, bytes]:
+    """The int8 files by name, calibrated on pictures of the training scenes."""
     calibration = _pictures(plan, range(0, plan.scenes, max(1, plan.scenes // 100)), 2)
     samples = (calibration.images / 255).astype(np.float32)
-    models = {
+    return {
         "yard.onnx": int8_onnx(model, samples, "uint8", float_tail=True),
         "yard.tflite": int8_tflite(model, samples, "uint8"),
     }
-    candidates = {f"{n}.jpg": yard_data.jpeg(Scene(GOLDEN_SEEDS + n).frame(300 * n).image) for n in range(16)}
-    return pack_variants(_toml(plan, measure(plan, model, models)), models, candidates, 4, out)
 
 
 def train(plan: Plan) -> keras.Model:
@@ -95,7 +101,11 @@ def train(plan: Plan) -> keras.Model:
 
 
 def measure(plan: Plan, model: keras.Model, models: dict[str, bytes]) -> dict[str, float]:
-    """AP50 of the float model and of both files on scenes that training never saw, a class at a time and their mean."""
+    """Quality of the float model and of both files on scenes that training never saw.
+
+    `ap50_WAY` is the mean over the classes, `ap50_WAY_LABEL` one class; precision and recall are at the score that the
+    bundle shows from.
+    """
     test = _pictures(plan, range(TEST_SEEDS, TEST_SEEDS + plan.test_scenes), 4)
     forward = tf.function(lambda images: model(tf.cast(images, tf.float32) / 255, training=False))
 
@@ -112,6 +122,8 @@ def measure(plan: Plan, model: keras.Model, models: dict[str, bytes]) -> dict[st
         found = average_precisions(predict, test, len(LABELS))
         metrics[f"ap50_{name}"] = round(float(np.mean(found)), 4)
         metrics |= {f"ap50_{name}_{label}": round(ap, 4) for label, ap in zip(LABELS, found, strict=True)}
+        precision, recall = at_score(predict, test, SCORE)
+        metrics |= {f"precision_{name}": round(precision, 4), f"recall_{name}": round(recall, 4)}
         print(f"{name}: AP50 {metrics[f'ap50_{name}']:.3f}", flush=True)
     return metrics
 
@@ -126,7 +138,11 @@ def _toml(plan: Plan, metrics: dict[str, float]) -> ModelToml:
         name="yard",
         labels=LABELS,
         preprocess=(specs.Resize(plan.size.width, plan.size.height), specs.Color("rgb")),
-        postprocess=(specs.Dequantize(), specs.DecodeYolox(score=0.4, strides=STRIDES), specs.Nms(iou=0.45)),
+        postprocess=(
+            specs.Dequantize(),
+            specs.DecodeYolox(score=SCORE, strides=STRIDES),
+            specs.Nms(iou=0.45),
+        ),
         golden=GoldenTable(tolerance=0.12),
         budget=BudgetTable(p95_ms=15.0, rss_mb=60.0),
         metrics=metrics,
@@ -144,10 +160,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="a .bundle path or a folder")
     parser.add_argument(
-        "--plan", type=Path, help="a TOML file with keys of Plan; the rest stays as in the committed bundle"
+        "--plan", type=Path, help="a JSON file with keys of Plan, such as a bundle's provenance holds"
     )
     given = parser.parse_args()
-    plan = msgspec.toml.decode(given.plan.read_bytes(), type=Plan) if given.plan else Plan()
+    plan = msgspec.json.decode(given.plan.read_bytes(), type=Plan) if given.plan else Plan()
     print(make(plan, given.out))
 
 

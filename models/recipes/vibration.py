@@ -139,10 +139,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="a .bundle path or a folder")
     parser.add_argument(
-        "--plan", type=Path, help="a TOML file with keys of Plan; the rest stays as in the committed bundle"
+        "--plan", type=Path, help="a JSON file with keys of Plan, such as a bundle's provenance holds"
     )
     given = parser.parse_args()
-    plan = msgspec.toml.decode(given.plan.read_bytes(), type=Plan) if given.plan else Plan()
+    plan = msgspec.json.decode(given.plan.read_bytes(), type=Plan) if given.plan else Plan()
     print(make(plan, given.out))
 
 

@@ -26,6 +26,20 @@ def average_precisions(predict: Predict, test: Pictures, classes: int, floor: fl
     return [_average_precision(found, test.boxes, label) for label in range(classes)]
 
 
+def at_score(predict: Predict, test: Pictures, floor: float) -> tuple[float, float]:
+    """Precision and recall over all classes, where only detections of at least `floor` are shown."""
+    height, width = test.images.shape[1:3]
+    shown = right = wanted = 0
+    for rows, boxes in zip(_in_batches(predict, test.images), test.boxes, strict=True):
+        found = detections(rows, width, height, floor)
+        truth = boxes[boxes[:, 4] >= 0]
+        right += sum(
+            _hits(found[found[:, 4] == c], truth[truth[:, 4] == c][:, :4]).sum() for c in set(truth[:, 4])
+        )
+        shown, wanted = shown + len(found), wanted + len(truth)
+    return float(right / max(shown, 1)), float(right / max(wanted, 1))
+
+
 def detections(rows: Floats, width: int, height: int, floor: float) -> Floats:
     """One picture's rows → (n, 6): x0, y0, x1, y1 in 0..1, label, score; the best first, overlaps > 0.45 suppressed."""
     grid = cells(width, height)
@@ -61,21 +75,28 @@ def overlaps(box: Floats, others: Floats) -> Floats:
     return np.asarray(shared / np.maximum(union, 1e-9), np.float32)
 
 
+def _hits(found: Floats, wanted: Floats) -> NDArray[np.bool_]:
+    """Which of one class's detections, best first, are the first to overlap a true box by half or more."""
+    taken = np.zeros(len(wanted), bool)
+    hits = np.zeros(len(found), bool)
+    for i, row in enumerate(found):
+        match = np.where(taken, 0.0, overlaps(row[:4], wanted)) if len(wanted) else np.zeros(1)
+        if match.max() >= 0.5:
+            hits[i] = taken[match.argmax()] = True
+    return hits
+
+
 def _average_precision(found: list[Floats], truth: Floats, label: int) -> float:
     total = int((truth[..., 4] == label).sum())
-    hits: list[tuple[float, bool]] = []
+    scores: list[float] = []
+    hits: list[bool] = []
     for rows, boxes in zip(found, truth, strict=True):
-        wanted = boxes[boxes[:, 4] == label][:, :4]
-        taken = np.zeros(len(wanted), bool)
-        for row in rows[rows[:, 4] == label]:
-            match = np.where(taken, 0.0, overlaps(row[:4], wanted)) if len(wanted) else np.zeros(1)
-            hit = bool(match.max() >= 0.5)
-            if hit:
-                taken[match.argmax()] = True
-            hits.append((float(row[5]), hit))
+        mine = rows[rows[:, 4] == label]
+        scores += mine[:, 5].tolist()
+        hits += _hits(mine, boxes[boxes[:, 4] == label][:, :4]).tolist()
     if not total or not hits:
         return 0.0
-    right = np.cumsum([hit for _, hit in sorted(hits, key=lambda h: -h[0])])
+    right = np.cumsum(np.array(hits)[np.argsort(-np.array(scores), kind="stable")])
     precision = right / np.arange(1, len(right) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(right / total, prepend=0.0) * best))
