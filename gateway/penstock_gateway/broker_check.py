@@ -82,6 +82,22 @@ def _packet_size(granted: Granted, needs: Needs) -> str:
     )
 
 
+async def ask(options: LinkOptions) -> Granted:
+    """Connect once as these options would, under a client id of its own, and say what was granted.
+
+    Raises:
+        PenstockError: the broker cannot be reached, or refuses the connection or a subscription.
+    """
+    asked = _probe_options(
+        options, session_expiry_s=options.session_expiry_s, receive_maximum=options.receive_maximum
+    )
+    async with _running(MqttLink(asked), asked, _ignore) as granted:
+        found = granted
+    if asked.session_expiry_s:
+        await _forget(asked)
+    return found
+
+
 async def probe_queue(options: LinkOptions, n: int, topic: str) -> int:
     """Measure how many of `n` QoS 1 messages the broker queues for a subscriber that is away.
 
@@ -100,8 +116,7 @@ async def probe_queue(options: LinkOptions, n: int, topic: str) -> int:
         await _publish_all(options, [Publish(topic, i.to_bytes(8, "big"), qos=1) for i in range(n)])
         return await _collect(away, n)
     finally:
-        async with _linked(msgspec.structs.replace(away, session_expiry_s=0, subscriptions=()), _ignore):
-            pass  # a clean session under the same id ends the old one
+        await _forget(away)
 
 
 async def probe_foreign_publish(options: LinkOptions, topic: str) -> str:
@@ -130,6 +145,12 @@ async def probe_foreign_publish(options: LinkOptions, topic: str) -> str:
                 continue
             return "open"
     return "closed"
+
+
+async def _forget(options: LinkOptions) -> None:
+    """End the session that these options left: a clean one under the same client id takes its place."""
+    async with _linked(msgspec.structs.replace(options, session_expiry_s=0, subscriptions=()), _ignore):
+        pass
 
 
 async def _publish_all(options: LinkOptions, messages: list[Publish]) -> None:
@@ -207,7 +228,7 @@ class _FirstAnswer:
 
 
 @asynccontextmanager
-async def _running(link: MqttLink, options: LinkOptions, on_messages: OnMessages) -> AsyncIterator[None]:
+async def _running(link: MqttLink, options: LinkOptions, on_messages: OnMessages) -> AsyncIterator[Granted]:
     """Run a link that must come up and be granted what it subscribes to."""
     first = _FirstAnswer()
     task = asyncio.create_task(link.run(on_messages, first), name="broker-check")
@@ -220,7 +241,7 @@ async def _running(link: MqttLink, options: LinkOptions, on_messages: OnMessages
             raise PenstockError(
                 f"the broker refused to subscribe {options.username!r} to {granted.refused[0]}"
             )
-        yield
+        yield granted
     finally:
         task.cancel()
         await asyncio.wait((task,))

@@ -13,7 +13,7 @@ GOOD = Granted(
 
 
 def granted(**changes: object) -> Granted:
-    return Granted(**{**{f: getattr(GOOD, f) for f in GOOD.__struct_fields__}, **changes})  # type: ignore[arg-type]
+    return Granted(**{**{f: getattr(GOOD, f) for f in GOOD.__struct_fields__}, **changes})
 
 
 @pytest.mark.parametrize(

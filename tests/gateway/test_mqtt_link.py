@@ -157,6 +157,13 @@ class TestReceiving:
             await owner.until_up(2)
             assert words in owner.downs[0]
 
+    @pytest.mark.parametrize("properties", [b"\x21\0\0", b"\x27\0\0\0\0"])
+    async def test_a_limit_of_nothing_is_a_protocol_error(self, properties: bytes) -> None:
+        async with peer() as broker, running(MqttLink(options(broker))) as owner:
+            (await broker.next()).accept(properties=properties)
+            await owner.until(lambda: bool(owner.downs))
+            assert "of 0 (v5 3.2.2.3)" in owner.downs[0] and owner.ups == []
+
     async def test_a_message_before_connack_is_a_protocol_error(self) -> None:
         async with peer() as broker, running(MqttLink(options(broker))) as owner:
             (await broker.next()).publish("t", b"x")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock_gateway.broker_check import probe_foreign_publish, probe_queue
+from penstock_gateway.broker_check import ask, probe_foreign_publish, probe_queue
 from penstock_gateway.embedded import Address, amqtt_broker, embedded_broker
 from penstock_gateway.mqtt import LinkOptions, Publish
 from penstock_gateway.mqtt.link import MqttLink
@@ -207,6 +207,20 @@ def children(parent: int, name: str) -> list[int]:
 
 
 class TestProbes:
+    @pytest.mark.parametrize(("protocol", "expiry_s"), [(5, 60), (4, None)])
+    async def test_asking_shows_what_is_granted_and_leaves_no_session(
+        self, protocol: int, expiry_s: int | None
+    ) -> None:
+        async with mosquitto() as broker:
+            granted = await ask(options(broker, protocol=protocol, session_expiry_s=60))
+            assert (granted.protocol, granted.session_expiry_s) == (protocol, expiry_s)
+            await asyncio.to_thread(broker.restart)  # a session that was left behind would be read back
+            assert "penstock-probe" not in (broker.folder / "mosquitto.db").read_bytes().decode("latin-1")
+
+    async def test_asking_finds_a_broker_of_3_1_1_only(self, free_port: Callable[[], int]) -> None:
+        async with amqtt_broker("127.0.0.1", free_port()) as broker:
+            assert (await ask(options(broker, connect_timeout_s=1))).protocol == 4
+
     @pytest.mark.parametrize("protocol", [4, 5])
     async def test_the_stock_broker_queues_a_thousand(self, protocol: int) -> None:
         async with mosquitto() as broker:

@@ -216,6 +216,8 @@ def _limits(packet: Connack, protocol: int) -> Limits:
     take = packet.properties.get
     if protocol != 5:
         return Limits(protocol=protocol, window=_V3_WINDOW)
+    if take(Prop.RECEIVE_MAXIMUM) == 0 or take(Prop.MAXIMUM_PACKET_SIZE) == 0:
+        raise ProtocolError("CONNACK has a Receive Maximum or Maximum Packet Size of 0 (v5 3.2.2.3)", 0x82)
     return Limits(
         protocol=protocol,
         window=min(take(Prop.RECEIVE_MAXIMUM, 65_535), LAST_PACKET_ID),

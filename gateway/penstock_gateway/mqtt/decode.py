@@ -159,8 +159,8 @@ class Decoder:
                 if after > stop:
                     raise ProtocolError(f"a topic ends {after - stop} bytes after its PUBLISH")
                 add(Message(topic, data[after:stop], qos, first & 1 == 1, first & 8 == 8, handle))
-            elif first == 0x40 and length == 2:
-                read.acked.append((data[body] << 8 | data[body + 1], 0))
+            elif first == 0x40 and 2 <= length <= 3:
+                read.acked.append((data[body] << 8 | data[body + 1], data[body + 2] if length == 3 else 0))
             else:
                 self._rare(data, first, body, stop, read)
             pos = stop
