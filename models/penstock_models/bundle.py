@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from penstock_models import canonical
-from penstock_models.archive import FolderSource, MemorySource, Source, TarSource, write_tar
+from penstock_models.archive import FolderSource, MemorySource, Source, TarSource
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.manifest import FORMAT, FileEntry, Manifest
 from penstock_models.manifest_rules import complaints
+from penstock_models.ustar import write_tar
 
 MANIFEST = "manifest.json"
 SUFFIX = ".bundle"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_models import archive, canonical
+from penstock_models import archive, canonical, ustar
 from penstock_models.bundle import MANIFEST, memory_bundle, open_bundle, peek, seal, write_bundle
 from penstock_models.errors import BundleError, PenstockError, UsageError
 from penstock_models.manifest import Golden, Manifest, TensorSpec, Variant
@@ -98,7 +98,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path, monkeypatch: pytest
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archive.os, "fsync", full)
+    monkeypatch.setattr(ustar.os, "fsync", full)
     with pytest.raises(UsageError, match="No space left"):
         write_bundle(MANIFEST_OBJECT, FILES, tmp_path / "out" / "x.bundle")
     assert list((tmp_path / "out").iterdir()) == []
@@ -197,7 +197,7 @@ def test_bytes_behind_the_end_are_refused(packed: Path) -> None:
 
 def test_a_claimed_size_is_not_believed(tmp_path: Path) -> None:
     path = tmp_path / "big.bundle"
-    path.write_bytes(archive.tar_header("model.onnx", 7 * 1024**3) + bytes(1024))
+    path.write_bytes(ustar.tar_header("model.onnx", 7 * 1024**3) + bytes(1024))
     assert "larger than" in refused(path)
 
 
