@@ -247,8 +247,7 @@ def _raw(stacked: bool, outputs: dict[str, Array], ran: Ran) -> list[Answer]:
     for (start, stop), source in zip(_spans(ran.sources), ran.sources, strict=True):
         tensors = {}
         for name, values in outputs.items():
-            part = values[start:stop] if stacked else values[start]
-            part = np.ascontiguousarray(part)
+            part = np.asarray(values[start:stop] if stacked else values[start])
             tensors[name] = OutputTensor(part.dtype.name, part.shape, part.tobytes())
         found.append(_answer(ran, source, outputs=tensors))
     return found

@@ -121,9 +121,7 @@ def _letterbox(picture: Picture, step: Resize) -> tuple[Picture, Geometry]:
     boxed: Picture = cv2.copyMakeBorder(
         inner, top, below - top, left, right - left, cv2.BORDER_CONSTANT, value=border
     )
-    # By the exact ratio, as the decoders of letterboxed models divide by it.
-    across, down = ratio * width, ratio * height
-    geometry = Geometry(step.width / across, -left / across, step.height / down, -top / down)
+    geometry = Geometry(step.width / inner_w, -left / inner_w, step.height / inner_h, -top / inner_h)
     return boxed.reshape(step.height, step.width, -1), geometry
 
 

@@ -1,0 +1,204 @@
+"""The thread executor: time limits, the innocent of a hanging batch, cancelled callers, stuck threads, closing."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock_models.bundle import Bundle, write_bundle
+from penstock_models.errors import BundleError, UsageError
+from penstock_models.executor import MAX_STUCK, ThreadExecutor
+from penstock_models.items import Executor, Item, Outcome, ServableInfo
+from tests.models.loaded import bundle, fates, floats, integers, looper, output, picker, scaler, summer
+
+FOREVER = 2**62  # turns of a loop
+LIMIT_S = 0.2
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[ThreadExecutor]:
+    made = ThreadExecutor(2)
+    yield made
+    await made.close()
+
+
+def written(made: Bundle, folder: Path) -> str:
+    files = {entry.path: made.read(entry.path) for entry in made.manifest.files}
+    return str(write_bundle(made.manifest, files, folder))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # threads have no event to wait for
+            await asyncio.sleep(0.005)
+
+
+async def test_it_is_an_executor(executor: ThreadExecutor, tmp_path: Path) -> None:
+    seam: Executor = executor
+    info = await seam.load(written(bundle(scaler()), tmp_path))
+    assert (info.name, info.placement) == ("made", "onnxruntime:cpu")
+    outcomes = await seam.run(info.digest, [floats(1, 2), floats(3)], 1.0)
+    assert fates(outcomes) == ["ok", "rejected: shape"] and await seam.probe(info.digest)
+    assert not await seam.probe("sha256:unknown")
+
+
+async def test_runs_go_on_together(executor: ThreadExecutor, tmp_path: Path) -> None:
+    info = await executor.load(written(bundle(scaler()), tmp_path))
+    runs = [executor.run(info.digest, [floats(i, i)], 5.0) for i in range(50)]
+    assert [output(batch[0])[0] for batch in await asyncio.gather(*runs)] == [2 * i for i in range(50)]
+
+
+async def test_bundle_that_cannot_be_loaded_leaves_the_executor_usable(
+    executor: ThreadExecutor, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.bundle").write_bytes(b"no tar")
+    with pytest.raises(BundleError):
+        await executor.load(str(tmp_path / "bad.bundle"))
+    with pytest.raises(UsageError, match="sha256:none"):
+        await executor.run("sha256:none", [], 1.0)
+    assert await executor.load(written(bundle(scaler()), tmp_path))
+
+
+async def test_model_that_raises(executor: ThreadExecutor, tmp_path: Path) -> None:
+    info = await executor.load(written(bundle(picker()), tmp_path))
+    outcomes = await executor.run(info.digest, [integers(1), integers(99), integers(2)], 5.0)
+    assert fates(outcomes) == ["ok", "failed: model_error", "ok"]
+
+
+async def test_hanging_item_is_alone_with_its_fate(executor: ThreadExecutor, tmp_path: Path) -> None:
+    info = await executor.load(written(bundle(looper()), tmp_path))
+    threads = threading.active_count()
+    items = [integers(1), integers(2), integers(FOREVER), integers(3)]
+    began = time.monotonic()
+    outcomes = await executor.run(info.digest, items, LIMIT_S)
+    assert fates(outcomes) == ["ok", "ok", "failed: model_timeout", "ok"]
+    assert time.monotonic() - began < 5
+    assert threading.active_count() == threads and executor.degraded == ()
+
+
+async def test_all_hanging_batch_ends_in_bounded_time(executor: ThreadExecutor, tmp_path: Path) -> None:
+    info = await executor.load(written(bundle(looper()), tmp_path))
+    began = time.monotonic()
+    outcomes = await executor.run(info.digest, [integers(FOREVER)] * 64, 0.05)
+    assert set(fates(outcomes)) == {"failed: model_timeout"}
+    assert time.monotonic() - began < 5
+
+
+async def test_ended_run_leaves_the_other_thread_alone(executor: ThreadExecutor, tmp_path: Path) -> None:
+    info = await executor.load(written(bundle(looper()), tmp_path))
+    patient = asyncio.create_task(executor.run(info.digest, [integers(3_000_000)], 60.0))
+    hanging = await executor.run(info.digest, [integers(FOREVER)], LIMIT_S)
+    assert fates(hanging) == ["failed: model_timeout"]
+    assert fates(await patient) == ["ok"]
+
+
+async def test_state_does_not_count_twice_when_a_batch_is_run_again(
+    executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run of the batch is ended after it computed; only what was answered may be remembered."""
+    info = await executor.load(written(summer(), tmp_path))
+    servable = executor._servables[info.digest]
+    whole = servable._run_stateful
+    held = threading.Event()
+
+    def slow(items: list[Item]) -> list[Outcome]:
+        if len(items) > 1:
+            held.wait(LIMIT_S * 2)
+        return whole(items)
+
+    monkeypatch.setattr(servable, "_run_stateful", slow)
+    items = [floats(1, stream="a"), floats(2, stream="a")]
+    assert [output(o) for o in await executor.run(info.digest, items, LIMIT_S)] == [[1], [3]]
+
+
+async def test_cancelled_caller_strands_nobody(executor: ThreadExecutor, tmp_path: Path) -> None:
+    info = await executor.load(written(bundle(looper()), tmp_path))
+    callers = [asyncio.create_task(executor.run(info.digest, [integers(FOREVER)], LIMIT_S)) for _ in range(2)]
+    await asyncio.sleep(0)
+    behind = asyncio.create_task(executor.run(info.digest, [integers(1)], 5.0))
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    assert fates(await behind) == ["ok"]
+    assert [caller.cancelled() for caller in callers] == [True, True]
+
+
+async def test_cancelled_load_frees_what_it_opened(executor: ThreadExecutor, tmp_path: Path) -> None:
+    path = written(bundle(scaler()), tmp_path)
+    load = asyncio.create_task(executor.load(path))
+    await asyncio.sleep(0)
+    load.cancel()
+    await asyncio.wait({load})
+    info = await executor.load(path)  # behind the cancelled one on the same thread
+    assert load.cancelled() and list(executor._servables) == [info.digest]
+
+
+class Stuck:
+    """A servable whose runs cannot be ended, as LiteRT's, until they are let go."""
+
+    def __init__(self, info: ServableInfo) -> None:
+        self.info = info
+        self.free = threading.Event()
+
+    def run(self, items: list[Item]) -> list[Outcome]:
+        self.free.wait(20)
+        return []
+
+    def terminate(self, thread: int | None = None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+async def test_thread_that_never_comes_back_is_replaced_a_bounded_number_of_times(
+    executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock_models.executor.GRACE_S", 0.02)
+    good = await executor.load(written(bundle(scaler()), tmp_path))
+    stuck = Stuck(ServableInfo("hangs", 1, "sha256:stuck", "", "raw", 1, False, 0.0, 0))
+    servables: dict[str, Any] = executor._servables
+    servables["sha256:stuck"] = stuck
+    threads = threading.active_count()
+    for _ in range(MAX_STUCK):
+        assert fates(await executor.run("sha256:stuck", [floats(1)], 0.02)) == ["failed: model_timeout"]
+        assert fates(await executor.run(good.digest, [floats(1, 2)], 5.0)) == ["ok"]
+    assert threading.active_count() == threads + MAX_STUCK and "hangs" in executor.degraded[0]
+    began = time.monotonic()
+    assert fates(await executor.run("sha256:stuck", [floats(1)] * 8, 5.0)) == ["failed: model_timeout"] * 8
+    assert time.monotonic() - began < 1 and threading.active_count() == threads + MAX_STUCK
+    stuck.free.set()
+    await until(lambda: threading.active_count() == threads)
+    assert executor.degraded == ()
+
+
+async def test_fault_of_ours_is_internal(
+    executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = await executor.load(written(bundle(scaler()), tmp_path))
+    monkeypatch.setattr(executor._servables[info.digest], "_run_batch", lambda items: 1 / 0)
+    outcomes = await executor.run(info.digest, [floats(1, 2)] * 2, 1.0)
+    assert fates(outcomes) == ["failed: internal"] * 2 and "ZeroDivisionError" in str(outcomes[0])
+
+
+async def test_close_ends_what_runs_and_stops_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock_models.executor.CLOSE_S", 0.1)
+    before = threading.active_count()
+    executor = ThreadExecutor(2)
+    info = await executor.load(written(bundle(looper()), tmp_path))
+    hanging = asyncio.create_task(executor.run(info.digest, [integers(FOREVER)], 60.0))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    await executor.close()
+    assert time.monotonic() - began < 3
+    assert fates(await hanging) == ["failed: model_timeout"]
+    await executor.close()
+    with pytest.raises(UsageError, match="closed"):
+        await executor.run(info.digest, [], 1.0)
+    await until(lambda: threading.active_count() == before)

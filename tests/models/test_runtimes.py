@@ -1,0 +1,162 @@
+"""Sessions: proven placement, refusals by name, batches, threads, and ending a run."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from penstock_models.errors import ModelRefused, PlacementError, UsageError
+from penstock_models.runtimes import RunError, RunTerminated, open_session
+from penstock_models.runtimes.litert import MAX_IDLE, _powers
+from penstock_models.runtimes.placement import NotProven, first_proven
+from tests.models.loaded import looper, picker, scaler
+from tests.models.onnx_files import model, tensor
+
+
+def test_cpu_is_the_default_and_is_said() -> None:
+    assert open_session(scaler(), "onnx").placement == "onnxruntime:cpu"
+    assert open_session(scaler(), "onnx", devices=("cpu",)).placement == "onnxruntime:cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", "openvino", "FooExecutionProvider", "AzureExecutionProvider"])
+def test_device_that_is_not_proven_is_passed_over_or_named(device: str) -> None:
+    """Azure's provider is compiled in and takes no node: only the recorded assignment shows it."""
+    assert open_session(scaler(), "onnx", devices=(device, "cpu")).placement == "onnxruntime:cpu"
+    with pytest.raises(PlacementError, match=device):
+        open_session(scaler(), "onnx", devices=(device,))
+
+
+def test_every_candidate_is_named_with_its_reason() -> None:
+    def attempt(device: str) -> str:
+        raise NotProven(f"no {device} here")
+
+    with pytest.raises(PlacementError, match=r"a: no a here; b: no b here"):
+        first_proven(("a", "b"), attempt)
+
+
+def test_broken_model_ends_the_walk() -> None:
+    with pytest.raises(ModelRefused) as refused:
+        open_session(b"not a model", "onnx", devices=("cuda", "cpu"))
+    assert refused.value.reason == "runtime"
+
+
+def test_unknown_operator_is_named() -> None:
+    node = helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example")
+    made = model([node], [tensor("x", [1])], [tensor("y", [1])]).SerializeToString()
+    with pytest.raises(ModelRefused, match="Frobnicate") as refused:
+        open_session(made, "onnx")
+    assert refused.value.reason == "custom_op"
+
+
+def test_unknown_runtime_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="onnx, tflite"):
+        open_session(b"", "caffe")
+
+
+@pytest.mark.parametrize(("rows", "expected"), [("n", 0), (1, 1), (4, 1)])
+def test_only_an_open_axis_is_a_dynamic_batch(rows: int | str, expected: int) -> None:
+    assert open_session(scaler(rows), "onnx").max_batch == expected
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64])
+def test_dtypes_go_in_and_out(dtype: int) -> None:
+    session = open_session(scaler(dtype=dtype), "onnx")
+    name = session.inputs[0].dtype
+    out = session.run({"x": np.array([[1, 2]], name)})["y"]
+    assert out.dtype == name == session.outputs[0].dtype and out.tolist() == [[2, 4]]
+
+
+def test_text_tensors_are_refused() -> None:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    ends = [tensor("x", [1], TensorProto.STRING)], [tensor("y", [1], TensorProto.STRING)]
+    with pytest.raises(ModelRefused, match="tensor\\(string\\)"):
+        open_session(onnx.ModelProto.SerializeToString(model([node], *ends)), "onnx")
+
+
+def test_model_that_raises_is_a_run_error() -> None:
+    session = open_session(picker(), "onnx")
+    assert session.run({"x": np.array([[2]])})["y"].tolist() == [[20]]
+    with pytest.raises(RunError):
+        session.run({"x": np.array([[7]])})
+    assert session.run({"x": np.array([[1]])})["y"].tolist() == [[10]]
+
+
+def test_terminate_ends_the_run_of_one_thread_only() -> None:
+    session = open_session(looper(), "onnx")
+    begun = threading.Barrier(3)
+    idents: list[int] = []
+
+    def forever() -> None:
+        idents.append(threading.get_ident())
+        begun.wait()
+        session.run({"x": np.array([[2**62]])})
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(forever) for _ in range(2)]
+        begun.wait()
+        while not runs[0].done() and not runs[1].done():  # a run that has not begun yet cannot be ended
+            session.terminate(idents[0])
+        assert sum(run.done() for run in runs) == 1
+        while not all(run.done() for run in runs):
+            session.terminate()
+        assert all(isinstance(run.exception(), RunTerminated) for run in runs)
+    assert session.run({"x": np.array([[3]])})["y"].tolist() == [[3]]
+
+
+def test_closed_session_says_so() -> None:
+    session = open_session(scaler(), "onnx")
+    session.close()
+    with pytest.raises(RunError, match="closed"):
+        session.run({"x": np.zeros((1, 2), np.float32)})
+
+
+# --- LiteRT, on the kit's files ------------------------------------------------------------------------------------
+
+
+def test_batches_are_powers_of_two() -> None:
+    assert _powers(48, 64) == [32, 16] and _powers(1, 64) == [1] and _powers(150, 64) == [64, 64, 16, 4, 2]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 100])
+def test_litert_batch_equals_its_rows(realdata: Path, rows: int) -> None:
+    session = open_session((realdata / "models/ad01_int8.tflite").read_bytes(), "tflite")
+    assert session.max_batch == 64 and session.placement == "litert:cpu+xnnpack"
+    x = np.random.default_rng(0).integers(-128, 128, (rows, 640)).astype(np.int8)
+    whole = session.run({"input_1": x})["Identity"]
+    assert whole.shape == (rows, 640)
+    assert all(
+        np.array_equal(whole[i], session.run({"input_1": x[i : i + 1]})["Identity"][0]) for i in range(rows)
+    )
+
+
+def test_litert_model_that_cannot_be_resized_stays_at_one(realdata: Path) -> None:
+    data = (realdata / "models/mobilenet_v1_0.25_128_quant.tflite").read_bytes()
+    assert open_session(data, "tflite").max_batch == 1
+
+
+def test_litert_interpreters_are_not_shared_between_threads(realdata: Path) -> None:
+    session = open_session((realdata / "models/magic_wand.tflite").read_bytes(), "tflite")
+    x = np.random.default_rng(0).random((200, 1, 128, 3, 1), np.float32)
+    alone = [session.run({"conv2d_input": row})["Identity"] for row in x]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda row: session.run({"conv2d_input": row})["Identity"], x))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert sum(len(idle) for idle in session._idle.values()) <= MAX_IDLE  # type: ignore[attr-defined]
+
+
+def test_litert_wrong_shape_is_a_run_error(realdata: Path) -> None:
+    session = open_session((realdata / "models/mobilenet_v1_0.25_128_quant.tflite").read_bytes(), "tflite")
+    with pytest.raises(RunError):
+        session.run({"input": np.zeros((1, 7, 7, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("device", ["cuda", "edgetpu", "/nowhere/libdelegate.so"])
+def test_litert_delegate_that_is_not_there(realdata: Path, device: str) -> None:
+    data = (realdata / "models/magic_wand.tflite").read_bytes()
+    assert open_session(data, "tflite", devices=(device, "cpu")).placement.startswith("litert:cpu")
+    with pytest.raises(PlacementError, match=device):
+        open_session(data, "tflite", devices=(device,))
