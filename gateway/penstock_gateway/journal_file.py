@@ -268,7 +268,12 @@ class JournalFile:
         self.usage = Usage(pages, free, _size(self._log))
 
     def check_room(self, nbytes: int) -> None:
-        """Raise DiskFull where rows of that footprint may not fit, before SQLite wedges itself on trying."""
+        """Make sure that rows of that footprint fit, before SQLite wedges itself on trying.
+
+        Raises:
+            DiskFull: they may not, now.
+            DiskBroken: they never will: waiting for room would be waiting for ever.
+        """
         if not nbytes:
             return
         # Where the ballast is gone, its room is for fates, and to lay it again.
@@ -284,6 +289,11 @@ class JournalFile:
 
     def _grows(self, nbytes: int, log_pages: int) -> int:
         need = growth(self.space, self.usage, nbytes, log_pages)
+        if need is None and nbytes > self.space.capacity:
+            raise DiskBroken(
+                f"{self.path}: one turn brought {nbytes} bytes, an empty journal holds {self.space.capacity}: "
+                "raise [journal] max_bytes"
+            )
         if need is None:
             raise DiskFull(
                 f"{self.path}: no room for {nbytes} bytes under its cap of {self.space.pages} pages"

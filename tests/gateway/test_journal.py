@@ -342,6 +342,15 @@ async def test_many_fates_at_once_are_written_in_pieces_that_the_log_holds(tmp_p
         assert opened.opened.starts[-1].ledger.fates == {"answered:": n}
 
 
+async def test_a_turn_that_no_empty_journal_could_hold_is_named_instead_of_waited_for(tmp_path: Path) -> None:
+    async with journal(tmp_path / "journal.db", MB) as (opened, owner):
+        for n in range(2000):
+            opened.append(entry(opened.opened.first_row + n, bytes(640)), n)
+        await owner.until(lambda: bool(owner.said))
+        assert owner.said[0].startswith("broken: ") and "raise [journal] max_bytes" in owner.said[0]
+        assert owner.durable == []
+
+
 async def test_full_says_stop_with_room_left_for_what_is_on_its_way(tmp_path: Path) -> None:
     async with journal(tmp_path / "journal.db", 2 * MB) as (opened, owner):
         row = opened.opened.first_row
