@@ -96,14 +96,17 @@ def _free_address(listen: str) -> tuple[str, int]:
 @asynccontextmanager
 async def mosquitto_broker(program: str, host: str, port: int, folder: Path) -> AsyncIterator[Address]:
     """Run Mosquitto as a child, and again when it ends by itself; it ends with this process, however that ends."""
-    config = _write_config(host, port, folder)
-    process = await _start(program, config, host, port)
-    async with asyncio.TaskGroup() as group:
-        keeper = group.create_task(_keep(process, program, config, host, port), name="embedded-broker")
-        try:
-            yield Address(host, port, "mosquitto")
-        finally:
-            keeper.cancel()
+    child = _Mosquitto(program, _write_config(host, port, folder), host, port)
+    await child.start()
+    keeper = asyncio.create_task(child.keep(), name="embedded-broker")
+    try:
+        yield Address(host, port, "mosquitto")
+    finally:
+        keeper.cancel()
+        await asyncio.wait((keeper,))
+        await child.stop()
+        if not keeper.cancelled():
+            keeper.result()
 
 
 def _write_config(host: str, port: int, folder: Path) -> Path:
@@ -114,57 +117,70 @@ def _write_config(host: str, port: int, folder: Path) -> Path:
     return config
 
 
-async def _keep(
-    process: asyncio.subprocess.Process, program: str, config: Path, host: str, port: int
-) -> None:
-    """Start the broker again when it ends; end it when cancelled."""
-    try:
-        while True:
-            code = await process.wait()
-            log.error("the embedded Mosquitto ended with %d; it is started again", code)
-            await asyncio.sleep(_RESTART_S)
-            process = await _start(program, config, host, port)
-    finally:
-        await _stop(process)
+class _Mosquitto:
+    """The child process, which is another one after a restart."""
 
+    def __init__(self, program: str, config: Path, host: str, port: int) -> None:
+        self._program = program
+        self._config = config
+        self._host = host
+        self._port = port
+        self._process: asyncio.subprocess.Process | None = None
 
-async def _start(program: str, config: Path, host: str, port: int) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(
-        program, "-c", str(config), stdin=asyncio.subprocess.DEVNULL, preexec_fn=_die_with_parent()
-    )
-    try:
-        async with asyncio.timeout(_START_S):
-            await _listening(process, host, port)
-    except BaseException:
-        await _stop(process)
-        raise
-    return process
-
-
-async def _listening(process: asyncio.subprocess.Process, host: str, port: int) -> None:
-    while True:
-        if process.returncode is not None:
-            raise UsageError(f"the embedded Mosquitto ended with {process.returncode}; its words are above")
+    async def start(self) -> None:
+        """Start it and wait until it listens; what does not is ended."""
+        self._process = await asyncio.create_subprocess_exec(
+            self._program,
+            "-c",
+            str(self._config),
+            stdin=asyncio.subprocess.DEVNULL,
+            preexec_fn=_die_with_parent(),
+            start_new_session=True,  # Ctrl-C is for the gateway, which drains into the broker first
+        )
         try:
-            _, writer = await asyncio.open_connection(host, port)
-        except OSError:
-            await asyncio.sleep(0.01)
-        else:
-            writer.close()
-            await writer.wait_closed()
+            async with asyncio.timeout(_START_S):
+                await self._listening(self._process)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listening(self, process: asyncio.subprocess.Process) -> None:
+        while True:
+            if process.returncode is not None:
+                raise UsageError(
+                    f"the embedded Mosquitto ended with {process.returncode}; its words are above"
+                )
+            try:
+                _, writer = await asyncio.open_connection(self._host, self._port)
+            except OSError:
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                await writer.wait_closed()
+                return
+
+    async def keep(self) -> None:
+        """Start it again when it ends, as often as it takes."""
+        while True:
+            code = await self._process.wait() if self._process is not None else None
+            log.error("the embedded Mosquitto ended with %s; it is started again", code)
+            await asyncio.sleep(_RESTART_S)
+            try:
+                await self.start()
+            except (UsageError, TimeoutError) as error:
+                log.error("the embedded Mosquitto does not start: %s", error)
+
+    async def stop(self) -> None:
+        """SIGTERM, so that it saves its sessions; SIGKILL when that takes too long."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
             return
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, so that it saves its sessions; SIGKILL when that takes too long."""
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), _STOP_S)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
 
 
 def _die_with_parent() -> Any:

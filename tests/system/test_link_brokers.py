@@ -153,6 +153,12 @@ class TestEmbedded:
             async with embedded_broker(listen, tmp_path):
                 pass
 
+    async def test_an_error_inside_comes_out_as_it_is(self, tmp_path: Path) -> None:
+        with pytest.raises(PenstockError, match="no model"):
+            async with embedded_broker("127.0.0.1:0", tmp_path):
+                raise PenstockError("no model")
+        assert not children(os.getpid(), "mosquitto")
+
     async def test_its_sessions_survive_the_gateways_end(self, tmp_path: Path) -> None:
         for present in (False, True):
             async with (
