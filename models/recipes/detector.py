@@ -61,7 +61,7 @@ def quantize(plan: Plan, model: keras.Model) -> dict[str, bytes]:
     calibration = _pictures(plan, range(0, plan.scenes, max(1, plan.scenes // 100)), 2)
     samples = (calibration.images / 255).astype(np.float32)
     return {
-        "yard.onnx": int8_onnx(model, samples, "uint8", float_tail=True),
+        "yard.onnx": int8_onnx(model, samples, float_tail=True),
         "yard.tflite": int8_tflite(model, samples, "uint8"),
     }
 

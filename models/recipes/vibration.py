@@ -47,7 +47,7 @@ def make(plan: Plan, out: Path) -> Path:
     model = build(SIZE, plan.code)
     fit(model, shown)
     models = {
-        "vibration.onnx": int8_onnx(model, shown[::20], "int8", float_tail=False),
+        "vibration.onnx": int8_onnx(model, shown[::20], float_tail=False),
         "vibration.tflite": int8_tflite(model, shown[::20], "int8"),
     }
     onnx, tflite = (
