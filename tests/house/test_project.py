@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def test_an_aarch64_edge_box_installs_from_wheels_alone(python: str, tmp_path: P
     done = subprocess.run(
         [uv, "pip", "compile", "--only-binary", ":all:", *platform, *_index(), ROOT / "pyproject.toml"],
         cwd=tmp_path,
+        env={**os.environ, "UV_SYSTEM_CERTS": "true"},
         capture_output=True,
         text=True,
         timeout=55,
