@@ -42,7 +42,7 @@ test-extras: $(EXTRAS:%=test-extra-%) ## run the tests that need environments of
 
 bench: $(INSTALLED) system-packages ## measure speed and memory: one line a figure, and build/bench.json
 	mkdir -p build
-	$(BIN)/python -m tests.bench --out build/bench.json
+	$(BIN)/python -m tests.bench
 
 soak: $(INSTALLED) system-packages ## run the long forms of the long tests, and write build/soak.json
 	mkdir -p build
