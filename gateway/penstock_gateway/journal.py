@@ -1,8 +1,9 @@
 """The journal: what makes an `every` frame durable before it is acknowledged (contracts 5).
 
 Owns the side of the event loop: collects what a turn of the loop brings, hands it to the writer thread once a commit,
-and tells when it is durable. What piled up during a commit goes into the next one. Leaves to others: the file
-(`journal_file`), the thread (`journal_writer`), who a frame is (`identity`), what is counted (`ledger`).
+and tells when it is durable. What piled up during a commit goes into the next one, and after a pause the first message
+goes at once; under load commits keep a pace of 3 ms. Leaves to others: the file (`journal_file`), the thread
+(`journal_writer`), who a frame is (`identity`), what is counted (`ledger`).
 
 Everything given in one turn of the loop becomes durable together, and a touched stream is sealed at the end of that
 turn: so offer a frame to its identity and append it without an await between.
@@ -28,6 +29,8 @@ from penstock_models.errors import UsageError
 __all__ = ["Entry", "Journal", "JournalEvents"]
 
 _READ_BYTES = 4 << 20
+_PACE_S = 0.003
+"""Under load a commit begins so long after the one before: it costs 0.3 ms of CPU however few rows it has."""
 _FRAME_BYTES = (8 << 20) + (64 << 10)
 
 
@@ -95,6 +98,8 @@ class Journal:
         self._flying: list[tuple[_Batch, Transaction]] = []
         self._unwritten = 0
         self._scheduled = False
+        self._paced: asyncio.TimerHandle | None = None
+        self._next_cut = 0.0
         self._closing = False
         self._stopped: asyncio.Future[bool] = self._loop.create_future()
         tell = Tell(self._committed, self._freed, self._stuck, self._unstuck, self._broken, self._ended)
@@ -242,14 +247,27 @@ class Journal:
         self._loop.call_soon(self._turn_ends)
 
     def _turn_ends(self) -> None:
-        """Close the batch where the writer is free, where it is large enough, or where only fates can help."""
+        """Close the batch where it is large enough, where only fates can help, or where the writer is free."""
         self._scheduled = False
-        if not self._flying or self.stuck or self._batch.nbytes >= self.space.commit:
+        if self.stuck or self._batch.nbytes >= self.space.commit:
             self._cut()
+        elif not self._flying:
+            self._cut_in_time()
+
+    def _cut_in_time(self) -> None:
+        """Close the batch now, or when the pace allows it. No timer runs while nothing waits."""
+        if self._loop.time() >= self._next_cut:
+            self._cut()
+        elif self._paced is None and self._batch.has_work():
+            self._paced = self._loop.call_at(self._next_cut, self._cut)
 
     def _cut(self) -> None:
+        if self._paced is not None:
+            self._paced.cancel()
+            self._paced = None
         if self._closing or self.broken is not None or not self._batch.has_work():
             return
+        self._next_cut = self._loop.time() + _PACE_S
         batch, self._batch = self._batch, _Batch()
         work = batch.sealed(time.monotonic())
         self._flying.append((batch, work))
@@ -269,7 +287,7 @@ class Journal:
         for stream, sealed in zip(batch.streams.values(), work.sealed, strict=True):
             stream.confirm(sealed)
         if not self._flying:
-            self._cut()
+            self._cut_in_time()
         self._events.on_durable(batch.tokens, tuple(batch.streams.values()))
 
     def _freed(self, usage: Usage) -> None:
