@@ -11,6 +11,7 @@ from penstock_gateway import connections
 from penstock_gateway.broker_check import Needs, probe_foreign_publish, probe_queue, warnings
 from penstock_gateway.config import Config, Route, Source, sources
 from penstock_gateway.config import warnings as config_warnings
+from penstock_gateway.embedded import Address
 from penstock_gateway.mqtt import Granted, LinkOptions, Publish
 from penstock_gateway.mqtt.link import MqttLink
 from penstock_gateway.topics import device_topic
@@ -100,7 +101,7 @@ async def _broker(config: Config, queue: int) -> tuple[list[str], list[str]]:
     if config.mqtt.url.embedded:
         return ["embedded: started with the gateway, with limits that keep the promises"], []
     url = config.mqtt.url
-    plans = connections.plan(config, url.host, url.port, Publish("", b""))
+    plans = connections.plan(config, Address(url.host, url.port, ""), Publish("", b""))
     base = msgspec.structs.replace(plans[0].options, will=None, subscriptions=(), session_expiry_s=0)
     granted = await _ask(plans)
     facts = [f"MQTT {'5' if granted.protocol == 5 else '3.1.1'} at {url}"]

@@ -15,6 +15,7 @@ import msgspec
 
 from penstock_gateway.broker_check import Needs, warnings
 from penstock_gateway.config import Config, Route
+from penstock_gateway.embedded import Address
 from penstock_gateway.logs import Log
 from penstock_gateway.mqtt import Granted, LinkOptions, Publish
 from penstock_gateway.wire import LinkStatus
@@ -37,13 +38,14 @@ class Plan:
     routes: tuple[Route, ...] = ()
 
 
-def plan(config: Config, host: str, port: int, will: Publish) -> tuple[Plan, ...]:
+def plan(config: Config, broker: Address, will: Publish) -> tuple[Plan, ...]:
     """The connections of a gateway: control first, then results, then those that bring frames."""
     mqtt = config.mqtt
     base = LinkOptions(
-        host,
-        port,
+        broker.host,
+        broker.port,
         client_id="",
+        protocol=4 if broker.kind == "amqtt" else 5,  # amqtt is silent on a v5 CONNECT
         tls=mqtt.url.tls,
         username=mqtt.username,
         password=mqtt.password_file.read() if mqtt.password_file else None,

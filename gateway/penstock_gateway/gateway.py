@@ -19,7 +19,7 @@ from penstock_gateway.broker_check import Needs
 from penstock_gateway.config import Config
 from penstock_gateway.connections import Plan, Watch
 from penstock_gateway.dispatcher import Dispatcher, ModelRun
-from penstock_gateway.embedded import embedded_broker
+from penstock_gateway.embedded import Address, embedded_broker
 from penstock_gateway.frames import Frame
 from penstock_gateway.health import Health
 from penstock_gateway.http import serve
@@ -30,7 +30,7 @@ from penstock_gateway.lanes import Lane
 from penstock_gateway.ledger import Counts, Fate, Ledger
 from penstock_gateway.logs import Log
 from penstock_gateway.metrics import Tally
-from penstock_gateway.mqtt import Publish
+from penstock_gateway.mqtt import Link, LinkOptions, Publish
 from penstock_gateway.mqtt.link import MqttLink
 from penstock_gateway.receipts import Receipts
 from penstock_gateway.results import Results
@@ -49,8 +49,14 @@ STATS_S = 10.0
 log = Log(__name__)
 
 
-async def run(config: Config, stop: asyncio.Event) -> None:
+LinkMaker = Callable[[LinkOptions], Link]
+
+
+async def run(config: Config, stop: asyncio.Event, make_link: LinkMaker = MqttLink) -> None:
     """Run a gateway until `stop` is set, then drain and leave.
+
+    Args:
+        make_link: fills the seam towards MQTT.
 
     Raises:
         PenstockError: a model, the journal, the broker's address or a port is not usable; nothing was subscribed then.
@@ -59,10 +65,10 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         executor = ThreadExecutor(config.threads, max_pixels=config.limits.max_pixels)
         stack.push_async_callback(executor.close)
         models = await _load(config, executor)
-        host, port = config.mqtt.url.host, config.mqtt.url.port
+        broker = Address(config.mqtt.url.host, config.mqtt.url.port, "")
         if config.mqtt.url.embedded:
             folder = config.state / "broker"
-            host, port, _ = await stack.enter_async_context(embedded_broker(str(config.mqtt.listen), folder))
+            broker = await stack.enter_async_context(embedded_broker(str(config.mqtt.listen), folder))
         events = _JournalEvents()
         journal = await Journal.open(
             config.state / "journal.db",
@@ -73,7 +79,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         )
         for report in journal.opened.reports:
             log.warning("journal", report=report)
-        gateway = Gateway(config, executor, models, journal, (host, port))
+        gateway = Gateway(config, executor, models, journal, broker, make_link)
         events.gateway = gateway
         try:
             await gateway.run(stop)
@@ -126,15 +132,16 @@ class Gateway:
         executor: ThreadExecutor,
         models: dict[str, ModelRun],
         journal: Journal,
-        address: tuple[str, int],
+        broker: Address,
+        make_link: LinkMaker,
     ) -> None:
         self._config = config
         self._journal = journal
         self._books = Books(Ledger(), Counts())
-        self._checkpointed: tuple[int, int] = (-1, -1)
+        self._checkpointed: tuple[int, ...] = ()
         runs = list(dict.fromkeys(models.values()))
         tally = Tally()
-        self._links = self._connect(config, address)
+        self._links = self._connect(config, broker, make_link)
         control, results_link = self._links["control"][2], self._links["results"][2]
         self._health = Health(executor, [run.info for run in runs], self.publish_status)
         self._receipts = Receipts(control, tally, lambda stream: self.intake.passed(stream))
@@ -209,15 +216,17 @@ class Gateway:
         self.publish_status()
         await self._links["control"][2].flush(FLUSH_S)
 
-    def _connect(self, config: Config, address: tuple[str, int]) -> dict[str, tuple[Plan, Watch, MqttLink]]:
+    def _connect(
+        self, config: Config, broker: Address, make_link: LinkMaker
+    ) -> dict[str, tuple[Plan, Watch, Link]]:
         start = self._journal.opened.start.start
         gone = GatewayStatus(state="offline", start=start, since=time.time_ns() // 1_000_000)
         will = Publish(self._topic("status"), encode_status(gone), qos=1, retain=True)
         links = {}
-        for plan in connections.plan(config, *address, will):
+        for plan in connections.plan(config, broker, will):
             needs = Needs(config.limits.max_frame_bytes if plan.routes else 0, plan.options.session_expiry_s)
             watch = Watch(plan.name, needs, self.publish_status)
-            links[plan.name] = (plan, watch, MqttLink(plan.options))
+            links[plan.name] = (plan, watch, make_link(plan.options))
         return links
 
     async def _serve_link(self, name: str) -> None:
@@ -256,9 +265,10 @@ class Gateway:
     def _checkpoint(self) -> None:
         """Make the totals of what is not journalled durable, when they changed."""
         total = self._books.ledger.total()
-        if (total.received, total.settled) == self._checkpointed:
+        state = (total.received, total.settled, total.late, total.missing_upstream)
+        if state == self._checkpointed:
             return
-        self._checkpointed = (total.received, total.settled)
+        self._checkpointed = state
         rest = total.minus(self._books.journalled)
         rest.late = total.late
         rest.missing_upstream = sum(

@@ -24,6 +24,7 @@ from penstock_gateway.mqtt import Link, Message
 from penstock_gateway.receipts import Receipts
 from penstock_gateway.results import Results
 from penstock_gateway.streams import Streams
+from penstock_models.errors import UsageError
 from penstock_models.items import Refusal
 
 FULL: Fate = ("dropped", "full")
@@ -183,15 +184,23 @@ class Intake:
             self._number(stream, stream.identity)
         if refusal is None and not self._make_room(frame):
             refusal = Refusal(*FULL)
+        if refusal is None:
+            refusal = self._append(link, frame, number, message)
         if refusal is not None:
             self._results.refuse(frame, refusal)
             self._journal.barrier(Durable(link, message.ack), (refusal.bucket, refusal.reason))
-            return
-        frame.row = number
+
+    def _append(self, link: Link, frame: Frame, row: int, message: Message) -> Refusal | None:
+        """Journal a frame; why it cannot be."""
+        entry = Entry(row, frame.stream.key, message, frame.arrived_ms, frame.boot, frame.seq)
+        try:
+            self._journal.append(entry, Durable(link, message.ack, frame))
+        except UsageError as error:  # a small journal takes less than max_frame_bytes
+            return Refusal("rejected", "too_large", str(error))
+        frame.row = row
         if frame.digest:
             self._journal.remember(frame.digest)
-        entry = Entry(number, stream.key, message, now_ms, frame.boot, frame.seq)
-        self._journal.append(entry, Durable(link, message.ack, frame))
+        return None
 
     def _number(self, stream: Stream, identity: StreamIdentity) -> None:
         """Keep what this frame did to its stream's numbers with the same commit."""

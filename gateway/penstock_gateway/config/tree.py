@@ -71,7 +71,7 @@ class ModelsConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class JournalConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: Annotated[
-        int, Meta(ge=256 << 10, le=MAX_BYTES), doc("the journal of `every` routes, on disk, in bytes")
+        int, Meta(ge=8 << 20, le=MAX_BYTES), doc("the journal of `every` routes, on disk, in bytes")
     ] = 1 << 30
 
 
