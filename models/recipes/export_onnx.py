@@ -57,6 +57,8 @@ def int8_onnx(model: keras.Model, samples: Floats, *, float_tail: bool) -> bytes
         quantized = onnx.load(target)
     _integer_input(quantized, channels_last=samples.ndim == 4)
     _integer_output(quantized)
+    for constant in quantized.graph.initializer:  # as raw bytes, the one form that every reader knows
+        constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant), constant.name))
     onnx.checker.check_model(quantized, full_check=True)
     return bytes(quantized.SerializeToString())
 
