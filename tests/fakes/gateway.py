@@ -58,10 +58,12 @@ class Gateway:
         """The log's lines that are ours."""
         return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
 
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "penstock_models.main", "gateway", "run", "-c", str(self.config)]
+
     def start(self) -> None:
-        command = [sys.executable, "-m", "penstock_models.main", "gateway", "run", "-c", str(self.config)]
         with (self.folder / "gateway.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def wait_ready(self) -> None:
         """Wait until it is subscribed and every model is available."""

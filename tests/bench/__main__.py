@@ -1,0 +1,52 @@
+"""`make bench`: every speed figure, one line each, and build/bench.json.
+
+python -m tests.bench [--only throughput sensor latency footprint] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from tests.bench import footprint, latency, report, sensor, throughput
+from tests.bench.site import store
+
+SUITES = {
+    "throughput": throughput.measure,
+    "sensor": sensor.measure,
+    "latency": latency.measure,
+    "footprint": footprint.measure,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="tests.bench", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    parser.add_argument("--only", nargs="*", choices=SUITES, default=list(SUITES))
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        folder = Path(scratch)
+        packed = store(folder)
+        for name in options.only:
+            before, steal = report.calibration_ms(), report.steal_s()
+            figures = SUITES[name](folder, packed, options.repeats)
+            for found in figures:
+                print(report.show(found), flush=True)
+            path = report.write(figures)
+            print(
+                f"{name}: calibration {before:.0f} → {report.calibration_ms():.0f} ms,"
+                f" steal {report.steal_s() - steal:.1f} s; {path}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
