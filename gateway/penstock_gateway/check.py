@@ -8,17 +8,14 @@ import secrets
 import msgspec
 
 from penstock_gateway import connections
-from penstock_gateway.broker_check import Needs, probe_foreign_publish, probe_queue, warnings
+from penstock_gateway.broker_check import Needs, ask, probe_foreign_publish, probe_queue, warnings
 from penstock_gateway.config import Config, Route, Source, sources
 from penstock_gateway.config import warnings as config_warnings
 from penstock_gateway.embedded import Address
-from penstock_gateway.mqtt import Granted, LinkOptions, Publish
-from penstock_gateway.mqtt.link import MqttLink
+from penstock_gateway.mqtt import LinkOptions, Publish
 from penstock_gateway.topics import device_topic
 from penstock_models.errors import PenstockError
 from penstock_models.store import open_version, resolve
-
-CONNECT_S = 15.0
 
 
 class RouteReport(msgspec.Struct, frozen=True):
@@ -103,7 +100,7 @@ async def _broker(config: Config, queue: int) -> tuple[list[str], list[str]]:
     url = config.mqtt.url
     plans = connections.plan(config, Address(url.host, url.port, ""), Publish("", b""))
     base = msgspec.structs.replace(plans[0].options, will=None, subscriptions=(), session_expiry_s=0)
-    granted = await _ask(plans)
+    granted = await ask(plans[0].options)
     facts = [f"MQTT {'5' if granted.protocol == 5 else '3.1.1'} at {url}"]
     named = warnings(granted, Needs(config.limits.max_frame_bytes, connections.SESSION_EXPIRY_S))
     if await _foreign(config, base) == "open":
@@ -126,51 +123,3 @@ async def _broker(config: Config, queue: int) -> tuple[list[str], list[str]]:
 async def _foreign(config: Config, base: LinkOptions) -> str:
     topic = f"{config.mqtt.root}/v1/{config.site}/dev/probe-{secrets.token_hex(4)}/status"
     return await probe_foreign_publish(base, topic)
-
-
-async def _ask(plans: tuple[connections.Plan, ...]) -> Granted:
-    """Connect once as the gateway's control connection would, under another client id."""
-    options = plans[0].options
-    probe = msgspec.structs.replace(
-        options, client_id=f"{options.client_id}-check-{secrets.token_hex(4)}", will=None, subscriptions=()
-    )
-    answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
-    link = asyncio.create_task(MqttLink(probe).run(lambda _: None, _Answer(answer)))
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            granted = await answer
-    except TimeoutError:
-        raise PenstockError(f"no answer within {CONNECT_S:g} s") from None
-    finally:
-        link.cancel()
-        await asyncio.wait([link])
-    await _forget(probe)
-    return granted
-
-
-async def _forget(options: LinkOptions) -> None:
-    """End the persistent session that the question left behind."""
-    gone: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
-    clean = msgspec.structs.replace(options, session_expiry_s=0)
-    link = asyncio.create_task(MqttLink(clean).run(lambda _: None, _Answer(gone)))
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            await gone
-    finally:
-        link.cancel()
-        await asyncio.wait([link])
-
-
-class _Answer:
-    """Waits for the first word of a link."""
-
-    def __init__(self, answer: asyncio.Future[Granted]) -> None:
-        self._answer = answer
-
-    def up(self, granted: Granted) -> None:
-        if not self._answer.done():
-            self._answer.set_result(granted)
-
-    def down(self, reason: str) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(PenstockError(reason))

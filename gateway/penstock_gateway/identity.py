@@ -2,7 +2,7 @@
 
 Owns the judgement new / duplicate / late-recovered, the gaps and their ages, and the compact form that the journal
 keeps. Pure: time comes in as seconds of a monotonic clock, nothing is read or written. Leaves to others: when to send
-a receipt, what `window` is, and the ledger.
+a receipt and its wire form, what `window` is, and the ledger.
 
 How a boot is remembered. `have` is the set of numbers that came, as a sorted flat array of half-open ranges
 [a0, b0, a1, b1, …): a number is in it exactly when its insertion point is odd. The gaps are the holes between `first`
@@ -52,16 +52,6 @@ class Progress(msgspec.Struct, frozen=True):
     boot: str = ""
     through: int = -1
     missing: tuple[tuple[int, int], ...] = ()
-
-
-class Receipt(msgspec.Struct, frozen=True):
-    """The wire form of contracts 5: a device may forget what it covers, and sends at most `window` frames more."""
-
-    boot: str
-    through: int
-    missing: tuple[tuple[int, int], ...]
-    window: int
-    v: int = 1
 
 
 class Sealed(msgspec.Struct, frozen=True, eq=False):
@@ -288,11 +278,6 @@ class StreamIdentity:
         """What arrived of the newest boot, durable or not."""
         window = self._boots.get(self._newest)
         return window.progress(self._newest) if window else Progress()
-
-    def receipt(self, window: int) -> Receipt | None:
-        """The receipt for what is durable; None before the first durable frame with a number."""
-        told = self.durable
-        return Receipt(told.boot, told.through, told.missing, window) if told.boot else None
 
     def seal(self, now_s: float) -> Sealed:
         """The state as it is now, for the journal's next transaction."""

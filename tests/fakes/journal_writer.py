@@ -32,8 +32,8 @@ class _Writer:
         self.journal: Journal
 
     def on_durable(self, tokens: Sequence[Any], streams: Sequence[StreamIdentity]) -> None:
-        told = self.stream.receipt(1)
-        if tokens and told is not None:
+        told = self.stream.durable
+        if tokens and told.boot:
             print(tokens[-1], told.through, flush=True)
         for row in tokens:
             if row % 2 == 0:

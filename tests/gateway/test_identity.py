@@ -16,7 +16,6 @@ from penstock_gateway.identity import (
     MAX_RANGES,
     MAX_SEQ,
     Progress,
-    Receipt,
     RecentDigests,
     SeqWindow,
     StreamIdentity,
@@ -71,7 +70,7 @@ def test_a_number_is_new_once_in_each_boot() -> None:
 def test_a_frame_without_a_full_number_is_always_new(boot: str | None, seq: int | None) -> None:
     identity = stream()
     assert [identity.offer(boot, seq, 0.0) for _ in range(2)] == [(NEW, 0), (NEW, 0)]
-    assert identity.receipt(10) is None
+    assert identity.progress() == Progress()
 
 
 def test_a_gap_is_counted_after_its_time_and_a_late_frame_lowers_the_count() -> None:
@@ -112,13 +111,13 @@ def test_receipts_speak_of_the_newest_boot_and_only_of_what_is_durable() -> None
     identity = stream(0, 1)
     sealed = identity.seal(0.0)
     identity.offer("b", 2, 0.0)
-    assert identity.receipt(9) is None
+    assert identity.durable == Progress()
     identity.confirm(sealed)
-    assert identity.receipt(9) == Receipt("b", 1, (), 9)
+    assert identity.durable == Progress("b", 1)
     identity.offer("c", 0, 0.0)
     identity.offer("b", 3, 0.0)
     identity.confirm(identity.seal(0.0))
-    assert identity.receipt(0) == Receipt("c", 0, (), 0)
+    assert identity.durable == Progress("c", 0)
 
 
 def test_a_fifth_boot_evicts_the_one_unused_for_longest_and_counts_its_gaps() -> None:
@@ -166,7 +165,7 @@ def test_a_restart_keeps_verdicts_receipts_and_ages_but_not_the_time_between() -
     before = stream(0, 4, now_s=100.0)
     sealed = before.seal(now_s=110.0)
     after = StreamIdentity.restore("dev/cam", sealed.blob, GAP_S, now_s=5.0)
-    assert after.receipt(1) == Receipt("b", 4, ((1, 3),), 1)
+    assert after.durable == Progress("b", 4, ((1, 3),))
     assert after.offer("b", 4, 5.0) == (DUPLICATE, 0)
     assert after.next_due() == 25.0  # ten of its thirty seconds are over
     assert after.expire(25.0) == 3

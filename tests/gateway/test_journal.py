@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock_gateway.identity import Receipt, StreamIdentity
+from penstock_gateway.identity import Progress, StreamIdentity
 from penstock_gateway.journal import Entry, Journal
 from penstock_gateway.journal_file import JournalFile, Opened, Transaction
 from penstock_gateway.ledger import DUPLICATE, OK, Counts, Fate
@@ -154,14 +154,14 @@ async def test_a_stream_s_state_is_durable_with_its_rows_and_confirmed_only_then
             opened.append(entry(row + seq), seq)
             opened.touch(stream)
         opened.remember(b"d" * 16)
-        assert stream.receipt(1) is None
+        assert stream.durable == Progress()
         await owner.until(lambda: len(owner.durable) == 3)
         assert owner.commits[0][1] == [stream]
-        assert stream.receipt(1) == Receipt("boot", 4, ((2, 3),), 1)
+        assert stream.durable == Progress("boot", 4, ((2, 3),))
         copy = kill(path)
     async with journal(copy) as (opened, _):
         blob = opened.opened.streams["dev/vib"]
-        assert StreamIdentity.restore("dev/vib", blob, 30.0, 0.0).receipt(1) == stream.receipt(1)
+        assert StreamIdentity.restore("dev/vib", blob, 30.0, 0.0).durable == stream.durable
         assert opened.opened.digests == (b"d" * 16,)
 
 

@@ -143,8 +143,8 @@ async def check(disk: Path, row: int, through: int) -> None:
     last = journal.opened.starts[-1]
     assert last.how == "killed"
     assert last.ledger.received == last.ledger.settled + last.carried_out
-    receipt = StreamIdentity.restore(STREAM, journal.opened.streams[STREAM], 30.0, 0.0).receipt(1)
-    assert receipt is not None and receipt.through == last.ledger.received - 1 >= through
+    told = StreamIdentity.restore(STREAM, journal.opened.streams[STREAM], 30.0, 0.0).durable
+    assert told.through == last.ledger.received - 1 >= through
     rows = {found.row async for found in journal.carried()}
     assert all(n in rows for n in range(int(last.start, 16) << 20, row + 1) if n % 2)
     assert await journal.close(10)

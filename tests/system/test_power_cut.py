@@ -60,8 +60,8 @@ async def check(folder: Path, row: int, through: int) -> int:
         assert not lost, f"{len(lost)} rows called durable are gone: {lost[:5]}"
         assert ledger.settled + len(rows) == ledger.received >= row + 1 - first
         assert opened.reports == ()
-        receipt = StreamIdentity.restore(STREAM, opened.streams[STREAM], 30.0, 0.0).receipt(1)
-        assert receipt is not None and receipt.through == ledger.received - 1 >= through
+        told = StreamIdentity.restore(STREAM, opened.streams[STREAM], 30.0, 0.0).durable
+        assert told.through == ledger.received - 1 >= through
         return row + 1 - first
     finally:
         assert await journal.close(10.0)
