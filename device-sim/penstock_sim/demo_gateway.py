@@ -26,8 +26,8 @@ SITE = "home"
 MODELS = ("yard", "vibration")
 COMMAND = (sys.executable, "-m", "penstock_models.main", "gateway", "run")
 
-_READY_S = 60.0
-_STOP_S = 20.0
+_READY_S = 30.0
+_STOP_S = 15.0
 _POLL_S = 0.05
 _PAGE_TIMEOUT = aiohttp.ClientTimeout(5)
 _LOG_TAIL = 2000
@@ -161,6 +161,6 @@ def free_port() -> int:
 
 
 def _die_with_parent() -> Any:
-    """What the child calls before it becomes the gateway: the kernel drains it even when the demo is killed."""
+    """What the child calls before it becomes the gateway: when the demo is killed, nobody is left to drain it for."""
     prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
