@@ -11,6 +11,7 @@ import asyncio
 import os
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -167,11 +168,11 @@ class ThreadExecutor:
                 return None
         job = Job(call)
         self._jobs.put(job)
-        worker = await job.begun
-        await asyncio.wait({job.done}, timeout=timeout_s)
-        if not job.done.done():
-            worker.end(job, servable.terminate)
-            await asyncio.wait({job.done}, timeout=GRACE_S)
+        worker = await _beyond(job, timeout_s)
+        if worker is None:
+            return await job.done
+        worker.end(job, servable.terminate)
+        await asyncio.wait({job.done}, timeout=GRACE_S)
         if not job.done.done() and self._abandon(worker, job, digest):
             return None
         return await job.done
@@ -208,6 +209,18 @@ def _open_and_check(path: str, devices: tuple[str, ...], max_pixels: int) -> Ser
         servable.close()
         raise BundleError(f"{path}: a golden answer is wrong here: {problems[0]}")
     return servable
+
+
+async def _beyond(job: Job[Any], timeout_s: float) -> Worker | None:
+    """Wait for a job; the worker that is still at it when its limit is over, None where it is done."""
+    left = timeout_s
+    while not job.done.done():
+        if left <= 0 and job.worker is not None:
+            return job.worker
+        await asyncio.wait({job.done}, timeout=max(left, 0.001))
+        # The time before a worker took it does not count; a waiting job is looked at once a limit.
+        left = timeout_s if job.worker is None else job.begun + timeout_s - time.monotonic()
+    return None
 
 
 def _close_loaded(done: asyncio.Future[Servable]) -> None:

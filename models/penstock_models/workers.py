@@ -11,6 +11,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -18,20 +19,22 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """A call for a worker. `begun` gives the worker that took it, `done` its answer or what it raised."""
+    """A call for a worker. `done` gets its answer or what it raised.
+
+    `worker` and `begun` (`time.monotonic()`) are set when a worker takes it; the loop is not woken for that.
+    """
 
     def __init__(self, call: Callable[[], T]) -> None:
         self.call = call
         self._loop = asyncio.get_running_loop()
-        self.begun: asyncio.Future[Worker] = self._loop.create_future()
+        self.worker: Worker | None = None
+        self.begun = 0.0
         self.done: asyncio.Future[T] = self._loop.create_future()
 
-    def tell(
-        self, future: asyncio.Future[Any], value: Any = None, error: BaseException | None = None
-    ) -> None:
-        """Settle one of the two futures, from any thread."""
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Settle `done`, from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            self._loop.call_soon_threadsafe(_settle, future, value, error)
+            self._loop.call_soon_threadsafe(_settle, self.done, value, error)
 
 
 Jobs = queue.SimpleQueue[Job[Any] | None]
@@ -72,12 +75,12 @@ class Worker:
                 continue
             with self._lock:
                 self._at = job
-            job.tell(job.begun, self)
+            job.begun, job.worker = time.monotonic(), self
             answer, error = _answer(job.call)
             with self._lock:
                 self._at = None
                 gone = self._gone
-            job.tell(job.done, answer, error)
+            job.settle(answer, error)
             if gone is not None:
                 gone()
                 return
