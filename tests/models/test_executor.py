@@ -71,13 +71,13 @@ async def test_model_that_raises(executor: ThreadExecutor, tmp_path: Path) -> No
 
 async def test_hanging_item_is_alone_with_its_fate(executor: ThreadExecutor, tmp_path: Path) -> None:
     info = await executor.load(written(bundle(looper()), tmp_path))
-    threads = threading.active_count()
+    workers = list(executor._workers)
     items = [integers(1), integers(2), integers(FOREVER), integers(3)]
     began = time.monotonic()
     outcomes = await executor.run(info.digest, items, LIMIT_S)
     assert fates(outcomes) == ["ok", "ok", "failed: model_timeout", "ok"]
     assert time.monotonic() - began < 5
-    assert threading.active_count() == threads and executor.degraded == ()
+    assert executor._workers == workers and executor.degraded == ()
 
 
 async def test_all_hanging_batch_ends_in_bounded_time(executor: ThreadExecutor, tmp_path: Path) -> None:
@@ -163,16 +163,17 @@ async def test_thread_that_never_comes_back_is_replaced_a_bounded_number_of_time
     stuck = Stuck(ServableInfo("hangs", 1, "sha256:stuck", "", "raw", 1, False, 0.0, 0))
     servables: dict[str, Any] = executor._servables
     servables["sha256:stuck"] = stuck
-    threads = threading.active_count()
+    seen = set(executor._workers)
     for _ in range(MAX_STUCK):
         assert fates(await executor.run("sha256:stuck", [floats(1)], 0.02)) == ["failed: model_timeout"]
         assert fates(await executor.run(good.digest, [floats(1, 2)], 5.0)) == ["ok"]
-    assert threading.active_count() == threads + MAX_STUCK and "hangs" in executor.degraded[0]
+        seen.update(executor._workers)
+    assert len(executor._workers) == 2 and len(seen) == 2 + MAX_STUCK and "hangs" in executor.degraded[0]
     began = time.monotonic()
     assert fates(await executor.run("sha256:stuck", [floats(1)] * 8, 5.0)) == ["failed: model_timeout"] * 8
-    assert time.monotonic() - began < 1 and threading.active_count() == threads + MAX_STUCK
+    assert time.monotonic() - began < 1 and seen.issuperset(executor._workers)
     stuck.free.set()
-    await until(lambda: threading.active_count() == threads)
+    await until(lambda: sum(worker._thread.is_alive() for worker in seen) == 2)
     assert executor.degraded == ()
 
 
@@ -189,8 +190,8 @@ async def test_close_ends_what_runs_and_stops_the_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock_models.executor.CLOSE_S", 0.1)
-    before = threading.active_count()
     executor = ThreadExecutor(2)
+    threads = [worker._thread for worker in (*executor._workers, executor._loader)]
     info = await executor.load(written(bundle(looper()), tmp_path))
     hanging = asyncio.create_task(executor.run(info.digest, [integers(FOREVER)], 60.0))
     await asyncio.sleep(0)
@@ -201,4 +202,4 @@ async def test_close_ends_what_runs_and_stops_the_threads(
     await executor.close()
     with pytest.raises(UsageError, match="closed"):
         await executor.run(info.digest, [], 1.0)
-    await until(lambda: threading.active_count() == before)
+    await until(lambda: not any(thread.is_alive() for thread in threads))
