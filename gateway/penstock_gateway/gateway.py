@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any, TypeVar
 
 from penstock_gateway import connections
 from penstock_gateway.admission import Admission
@@ -48,6 +49,8 @@ STATS_S = 10.0
 
 log = Log(__name__)
 
+T = TypeVar("T")
+
 
 LinkMaker = Callable[[LinkOptions], Link]
 
@@ -64,7 +67,9 @@ async def run(config: Config, stop: asyncio.Event, make_link: LinkMaker = MqttLi
     async with AsyncExitStack() as stack:
         executor = ThreadExecutor(config.threads, max_pixels=config.limits.max_pixels)
         stack.push_async_callback(executor.close)
-        models = await _load(config, executor)
+        models = await _unless(stop, _load(config, executor))
+        if models is None:
+            return
         broker = Address(config.mqtt.url.host, config.mqtt.url.port, "")
         if config.mqtt.url.embedded:
             folder = config.state / "broker"
@@ -85,6 +90,17 @@ async def run(config: Config, stop: asyncio.Event, make_link: LinkMaker = MqttLi
             await gateway.run(stop)
         finally:
             await gateway.close_books()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Do some work; None where `stop` came first."""
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return doing.result() if doing.done() else None
+    finally:
+        doing.cancel()
+        stopping.cancel()
 
 
 async def _load(config: Config, executor: ThreadExecutor) -> dict[str, ModelRun]:

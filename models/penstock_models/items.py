@@ -7,7 +7,8 @@ an `Outcome` is its answer or the reason why there is none.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 

@@ -211,8 +211,9 @@ class _Walk:
                     raw = bytes(value)
                 case 4, memoryview() if len(value) == 4:
                     typed = struct.unpack("<f", value)[0]
-                case 5, memoryview() if len(value) in (1, 10):
-                    typed = _signed(_varint(value, 0)[0])
+                case 5, memoryview() if 1 <= len(value) <= 10:
+                    whole, end = _varint(value, 0)
+                    typed = _signed(whole) if end == len(value) else None
         code = {1: "<f", 2: "<B", 3: "<b"}.get(dtype)
         if code is None:
             return None
