@@ -53,14 +53,16 @@ def config(url: str, store: Path, *routes: str, mqtt: str = "", top: str = "", m
 
 @dataclass
 class Site:
-    """What a test needs of a running site; `device` is an MQTT 5 client."""
+    """What a test needs of a running site; `device` is an MQTT 5 client, `sent` what it sent through `send`."""
 
     broker: Broker
     gateway: Gateway
     ear: Ear
     device: Device
+    sent: int = 0
 
     def send(self, stream: str, payload: bytes, kind: str = "frame", **options: Any) -> MQTTMessageInfo:
+        self.sent += 1
         return self.device.send(topic(stream, kind), payload, **options)
 
     def ask(self, stream: str, payload: bytes, kind: str = "frame", **options: Any) -> dict[str, Any]:
@@ -83,8 +85,9 @@ class Site:
         empty = {**dict.fromkeys(BUCKETS, 0), "received": 0, "reasons": {}, "missing_upstream": 0}
         return {**empty, **self.page()["streams"].get(stream, {})}
 
-    def check_books(self, sent: int, timeout_s: float = 20.0) -> dict[str, Any]:
-        """Everything that was sent has its fate, per stream and in total; returns the total."""
+    def check_books(self, more: int = 0, timeout_s: float = 20.0) -> dict[str, Any]:
+        """What was sent, and `more` by others, has its fate, per stream and in total; returns the total."""
+        sent = self.sent + more
         self.gateway.wait_settled(sent, timeout_s)
         total: dict[str, Any] = self.page()["ledger"]
         assert total["received"] == sent, total
