@@ -195,7 +195,10 @@ class Ear(Client):
 
 @dataclass
 class Steady:
-    """A stream that never misses its beat: an open loop on a thread, frame n at its intended time."""
+    """A stream that never misses its beat: an open loop on a thread, frame n at its intended time.
+
+    It ends with `stop`, or after `count` frames.
+    """
 
     device: Device
     topic: str
@@ -204,6 +207,7 @@ class Steady:
     qos: int = 1
     content_type: str = ""
     user: Callable[[int], dict[str, object]] = lambda n: {}
+    count: int = 1 << 53
     sent: int = 0
     began: float = 0.0
     _end: threading.Event = field(default_factory=threading.Event)
@@ -222,9 +226,17 @@ class Steady:
         if self._thread is not None:
             self._thread.join()
 
+    def join(self) -> None:
+        """Wait until all `count` frames are sent."""
+        assert self._thread is not None
+        self._thread.join()
+
+    def _wait_s(self) -> float:
+        return max(0.0, self.began + self.sent / self.rate - time.monotonic())
+
     def _run(self) -> None:
         self.began = time.monotonic()
-        while not self._end.wait(max(0.0, self.began + self.sent / self.rate - time.monotonic())):
+        while self.sent < self.count and not self._end.wait(self._wait_s()):
             n = self.sent
             self.device.send(
                 self.topic, self.make(n), self.qos, content_type=self.content_type, user=self.user(n)

@@ -25,12 +25,8 @@ def quartered(size: tuple[int, int] = (64, 48)) -> Image.Image:
 
 def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    sharp: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(
-        form, {}
-    )
-    if picture.mode != "RGB":
-        sharp.pop("subsampling", None)
-    picture.save(out, form, **{**sharp, **options})
+    sharp: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+    picture.save(out, form, **{**sharp.get(form, {}), **options})
     return out.getvalue()
 
 
