@@ -10,8 +10,11 @@ from collections.abc import Iterable
 
 from penstock_gateway.config import LimitsConfig
 from penstock_gateway.envelope import Header, Parsed, read_message
+from penstock_gateway.formats import Profile
 from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Stream
+from penstock_gateway.header import header_around
 from penstock_gateway.identity import RecentDigests, StreamIdentity, Verdict, frame_digest
+from penstock_gateway.lanes import Lane
 from penstock_gateway.mqtt import Message
 from penstock_gateway.timing import Timing, judge
 from penstock_models.items import Item, Refusal
@@ -21,7 +24,8 @@ MAX_AGE = Refusal("expired", "max_age")
 ON_ARRIVAL = Refusal("expired", "on_arrival")
 
 RECENT_DIGESTS = 4096
-"""Frames without a number that are remembered for the broker's redelivery; Mosquitto had 720 outstanding at most."""
+"""Frames without a number that are remembered for the broker's redelivery, for each lane as that has a connection of
+its own; Mosquitto had 720 outstanding at most."""
 
 
 class Admission:
@@ -30,7 +34,7 @@ class Admission:
     Args:
         prefixes: where a Response Topic may begin; a frame that names another is answered on its result topic alone.
         identities: what the journal knows of each stream's boots, by "DEVICE/STREAM".
-        digests: the recent frames without a number, oldest first.
+        digests: what the journal knows of frames without a number.
     """
 
     def __init__(
@@ -43,46 +47,59 @@ class Admission:
         self._limits = limits
         self._prefixes = prefixes
         self._identities = identities
-        self._digests = RecentDigests(RECENT_DIGESTS, digests)
+        self._restored = frozenset(digests)
+        self._digests: dict[Lane, RecentDigests] = {}
 
     def judge(self, frame: Frame, message: Message) -> Refusal | None:
         """Fill in a frame from its message; why it goes no further, or None."""
-        frame.qos = message.qos
-        if message.response_topic and message.response_topic.startswith(self._prefixes):
-            frame.response_topic, frame.correlation = message.response_topic, message.correlation
-        if not message.payload:
-            return Refusal("rejected", "empty")
-        if len(message.payload) > self._limits.max_frame_bytes:
-            return Refusal("rejected", "too_large", f"{len(message.payload)} bytes")
         parsed = self._read(frame, message)
+        if not self._is_new(frame, message):  # asked of bad frames too: their redelivery is no second frame
+            return DUPLICATE
         if isinstance(parsed, Refusal):
             return parsed
-        if not self._is_new(frame, message):
-            return DUPLICATE
         return self._time(frame, parsed.header, message.expiry_s)
 
     def carried(self, frame: Frame, message: Message) -> Refusal | None:
         """Fill in a frame that an earlier start accepted: it is historical, and known to be new."""
-        frame.qos = message.qos
         parsed = self._read(frame, message)
         if isinstance(parsed, Refusal):
             return parsed
         frame.historical, frame.rank = True, HISTORICAL_RANK
         return None
 
+    def number(self, stream: Stream) -> StreamIdentity:
+        """The numbers of a stream: what the journal remembers, else none yet."""
+        if stream.identity is None:
+            identity = self._identities.get(stream.key)
+            gap_s = stream.lane.route.gap_s
+            if identity is None:
+                identity = self._identities[stream.key] = StreamIdentity(stream.key, gap_s)
+            identity.gap_s = gap_s
+            stream.identity = identity
+        return stream.identity
+
     def _read(self, frame: Frame, message: Message) -> Parsed | Refusal:
-        parsed = read_message(
-            message.payload,
-            content_type=message.content_type,
-            user=message.user,
-            route=frame.stream.lane.route.profile,
-        )
+        frame.qos = message.qos
+        if message.response_topic and message.response_topic.startswith(self._prefixes):
+            frame.response_topic, frame.correlation = message.response_topic, message.correlation
+        parsed = self._parse(message, frame.stream.lane.route.profile)
         if isinstance(parsed, Parsed):
             header = parsed.header
             frame.item = Item(parsed.payload, frame.stream.key)
-            frame.seq, frame.boot, frame.ts = header.seq, header.boot, header.ts
             frame.rank = 9 - header.pr
+        else:
+            header = header_around(message.user)
+        frame.seq, frame.boot, frame.ts = header.seq, header.boot, header.ts
         return parsed
+
+    def _parse(self, message: Message, profile: Profile) -> Parsed | Refusal:
+        if not message.payload:
+            return Refusal("rejected", "empty")
+        if len(message.payload) > self._limits.max_frame_bytes:
+            return Refusal("rejected", "too_large", f"{len(message.payload)} bytes")
+        return read_message(
+            message.payload, content_type=message.content_type, user=message.user, route=profile
+        )
 
     def _is_new(self, frame: Frame, message: Message) -> bool:
         stream = frame.stream
@@ -90,18 +107,17 @@ class Admission:
             if stream.lane.route.mode == "latest":  # a clean session has no redelivery
                 return True
             frame.digest = frame_digest(message.topic, message.payload)
-            return self._digests.offer(frame.digest, message.dup)
-        if stream.identity is None:
-            stream.identity = self._identity(stream)
-        verdict, missing = stream.identity.offer(frame.boot, frame.seq, frame.arrived)
+            return self._is_new_digest(stream.lane, frame.digest, message.dup)
+        verdict, missing = self.number(stream).offer(frame.boot, frame.seq, frame.arrived)
         stream.counts.missing_upstream += missing
         return verdict is not Verdict.DUPLICATE
 
-    def _identity(self, stream: Stream) -> StreamIdentity:
-        identity = self._identities.get(stream.key)
-        if identity is None:
-            identity = self._identities[stream.key] = StreamIdentity(stream.key, stream.lane.route.gap_s)
-        return identity
+    def _is_new_digest(self, lane: Lane, digest: bytes, dup: bool) -> bool:
+        if dup and digest in self._restored:
+            return False
+        if lane not in self._digests:
+            self._digests[lane] = RecentDigests(RECENT_DIGESTS)
+        return self._digests[lane].offer(digest, dup)
 
     def _time(self, frame: Frame, header: Header, expiry_s: int | None) -> Refusal | None:
         route = frame.stream.lane.route

@@ -99,6 +99,11 @@ class Watch:
     granted: Granted | None = None
     was_up: bool = False
 
+    @property
+    def heard(self) -> bool:
+        """Whether the first attempt has come to something."""
+        return self.connected or self.reason is not None
+
     def up(self, granted: Granted) -> None:
         needs = msgspec.structs.replace(self.needs, session_expected=self.was_up)
         for warning in warnings(granted, needs):

@@ -25,7 +25,7 @@ NO_DEADLINE = float("inf")
 class Frame:
     """One accepted message. Times are seconds of the monotonic clock, `ts` and `arrived_ms` epoch milliseconds.
 
-    `row` is its journal row, 0 on a `latest` route; `digest` names an `every` frame without a number; `waiting` is true while it stands in its stream's queue.
+    `row` is its journal row, 0 without one; `every` says that the journal's books count it; `digest` names an `every` frame without a number; `waiting` is true while it stands in its stream's queue.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Frame:
 
     def __init__(self, stream: Stream, frame_id: str, arrived: float, arrived_ms: int, nbytes: int) -> None:
         self.stream = stream
-        self.every = stream.lane.route.mode == "every"
+        self.every = False
         self.id = frame_id
         self.arrived = arrived
         self.arrived_ms = arrived_ms

@@ -184,7 +184,7 @@ class Gateway:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then leave in order."""
         http, token = self._config.http, self._config.http.token_file
-        tokens = token.read() if token else None
+        tokens = token.tokens() if token else ()
         async with serve(self._views, str(http.listen), tokens), asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(work, name=name)
@@ -210,8 +210,9 @@ class Gateway:
             log.error("journal not closed in time", seconds=FLUSH_S)
 
     def publish_status(self) -> None:
-        """Tell the retained status topic what the state is now."""
-        self._publish("status", encode_status(self._views.gateway_status()), qos=1, retain=True)
+        """Tell the retained status topic what the state is now; nothing until every link has answered or failed."""
+        if self._views.stopping or all(watch.heard for _, watch, _ in self._links.values()):
+            self._publish("status", encode_status(self._views.gateway_status()), qos=1, retain=True)
 
     async def _leave(self, links: dict[str, asyncio.Task[None]]) -> None:
         """Stop accepting, drain with a deadline, publish."""
@@ -255,10 +256,11 @@ class Gateway:
             self.intake.carry(entry)
         if self._journal.opened.carried:
             log.info("carried over", frames=self._journal.opened.carried)
+        self.intake.recall(self._journal.opened.streams)
         self._dispatcher.kick()
 
     def _identities(self) -> dict[str, StreamIdentity]:
-        """The streams that the journal remembers, on the routes that are there now."""
+        """The streams that the journal remembers; one gets its route's `gap_s` when its route is known."""
         now = time.monotonic()
         gap_s = max((route.gap_s for route in self._config.route if route.mode == "every"), default=0.0)
         found = {}
@@ -285,15 +287,8 @@ class Gateway:
         if state == self._checkpointed:
             return
         self._checkpointed = state
-        rest = total.minus(self._books.journalled)
-        rest.late = total.late
-        rest.missing_upstream = sum(
-            counts.missing_upstream
-            for counts in {
-                id(s.counts): s.counts for s in self._streams if s.lane.route.mode == "latest"
-            }.values()
-        )
-        self._journal.checkpoint(rest)
+        numbered = {stream.key for stream in self._streams if stream.lane.route.mode == "every"}
+        self._journal.checkpoint(self._books.rest(numbered))
 
     def _publish_stats(self) -> None:
         self._publish("stats", encode_stats(self._views.stats()), qos=0)

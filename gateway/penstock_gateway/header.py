@@ -89,6 +89,14 @@ def from_user(user: UserProperties) -> Fields:
     return fields_of(found) if found else NO_FIELDS
 
 
+def header_around(user: UserProperties) -> Header:
+    """What the user properties say of a message that cannot be read: it is still known who sent which number."""
+    try:
+        return header_of(NO_FIELDS, from_user(user))
+    except Refused:
+        return _PLAIN
+
+
 def _shape_text(text: str) -> Shape:
     parts = text.split("x")
     if len(parts) > MAX_DIMS or not all(p.isascii() and p.isdigit() and len(p) <= 10 for p in parts):

@@ -23,7 +23,7 @@ class Health:
     """The probe's verdicts.
 
     Args:
-        on_change: called when a model begins or ceases to answer its probe.
+        on_change: called after a probe that found `degraded` changed.
     """
 
     def __init__(
@@ -35,6 +35,11 @@ class Health:
         self._answered = time.monotonic()
         self.failing: frozenset[str] = frozenset()
 
+    @property
+    def degraded(self) -> list[str]:
+        """Why answers are not what they should be: models that fail their probe, threads that hang."""
+        return sorted({*self.failing, *self._executor.degraded})
+
     def problems(self) -> list[str]:
         """Why the gateway is not healthy; empty when it is."""
         age = time.monotonic() - self._answered
@@ -43,12 +48,14 @@ class Health:
 
     async def run(self) -> None:
         """Probe until cancelled."""
+        told: list[str] = []
         while True:
-            failing = {f"model {info.name} gives a wrong answer to its probe" for info in await self._wrong()}
+            wrong = await self._wrong()
+            self.failing = frozenset(f"model {info.name} gives a wrong answer to its probe" for info in wrong)
             self._answered = time.monotonic()
-            if failing != self.failing:
-                self.failing = frozenset(failing)
-                log.warning("probe", failing=sorted(failing))
+            if self.degraded != told:
+                told = self.degraded
+                log.warning("probe", degraded=told)
                 self._on_change()
             await asyncio.sleep(PERIOD_S)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -46,11 +46,12 @@ def _verdict(problems: list[str]) -> web.Response:
     return _json({"ok": not problems, "problems": problems}, status=503 if problems else 200)
 
 
-def _app(views: Views, token: str | None) -> web.Application:
+def _app(views: Views, tokens: Sequence[str]) -> web.Application:
     @web.middleware
     async def authorise(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and request.path not in OPEN and not hmac.compare_digest(given.encode(), token.encode()):
+        known = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
+        if known and request.path not in OPEN and not any(known):
             return _json({"error": "expected the header `Authorization: Bearer TOKEN`"}, status=401)
         return await handler(request)
 
@@ -81,14 +82,17 @@ def _app(views: Views, token: str | None) -> web.Application:
 
 
 @asynccontextmanager
-async def serve(views: Views, listen: str, token: str | None) -> AsyncIterator[int]:
+async def serve(views: Views, listen: str, tokens: Sequence[str]) -> AsyncIterator[int]:
     """Serve the pages on `listen` (HOST:PORT) while the context is open; yields the port.
+
+    Args:
+        tokens: one of them must be shown, except for health and readiness; none: the pages are open.
 
     Raises:
         UsageError: the address cannot be bound.
     """
     host, _, port = listen.rpartition(":")
-    runner = web.AppRunner(_app(views, token), access_log=None)
+    runner = web.AppRunner(_app(views, tokens), access_log=None)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host.strip("[]"), int(port))

@@ -3,16 +3,21 @@
 A `latest` frame is acknowledged and queued at once. An `every` frame goes to the journal first, and is acknowledged
 and queued when it is durable, in the order of arrival. Even one that is settled at once, such as a duplicate, is
 acknowledged only after all that came before it is durable.
+
+A refused `every` frame has no row: it is counted with a barrier, and its result goes out before that is durable. The
+other way round a kill between the two would lose the answer, as the frame is then known and its redelivery a duplicate.
+So around a kill a refusal may be told twice, under two ids, or not at all where the broker did not take it in time; it
+is counted once in any case. An answer, which has a row, is told at least once and always under one id.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from penstock_gateway.admission import Admission
+from penstock_gateway.admission import DUPLICATE, Admission
 from penstock_gateway.dispatcher import Dispatcher
 from penstock_gateway.frames import Frame, Stream
 from penstock_gateway.identity import StreamIdentity
@@ -30,6 +35,7 @@ from penstock_models.items import Refusal
 FULL: Fate = ("dropped", "full")
 MEMORY: Fate = ("dropped", "memory")
 CANCELLED: Fate = ("dropped", "cancelled")
+QUOTA = Refusal("rejected", "quota")
 
 
 class Books(NamedTuple):
@@ -37,6 +43,21 @@ class Books(NamedTuple):
 
     ledger: Ledger
     journalled: Counts
+
+    def rest(self, journalled_streams: Collection[str]) -> Counts:
+        """What a checkpoint holds: the total less what the journal counts with its rows.
+
+        The journal keeps no `late`, and `missing_upstream` only of the streams ("DEVICE/STREAM") whose numbers it keeps.
+        """
+        total = self.ledger.total()
+        rest = total.minus(self.journalled)
+        rest.late = total.late
+        rest.missing_upstream = sum(
+            counts.missing_upstream
+            for key, counts in self.ledger.streams.items()
+            if key not in journalled_streams
+        )
+        return rest
 
 
 class Durable(NamedTuple):
@@ -84,12 +105,16 @@ class Intake:
         now, now_ms = time.monotonic(), time.time_ns() // 1_000_000
         touched: dict[Lane, None] = {}
         for message in messages:
-            found = self._streams.find(message.topic)
             if message.retain:
                 self._tally.retained_ignored += 1
                 link.ack(message.ack)
-            elif not isinstance(found, Stream):
+                continue
+            found = self._streams.find(message.topic)
+            if not isinstance(found, Stream):
                 self._strange(found)
+                link.ack(message.ack)
+            elif self._streams.is_stranger(found):
+                self._turn_away(found, message, now, now_ms)
                 link.ack(message.ack)
             elif found.lane.route.mode == "latest":
                 self._take_latest(found, message, now, now_ms)
@@ -117,6 +142,16 @@ class Intake:
         if stream.lane.route.mode == "every" and stream.identity is not None:
             self._journal.touch(stream.identity)
 
+    def recall(self, keys: Iterable[str]) -> None:
+        """Tell the devices that the journal remembers where they stand: what they heard last may be out of date,
+        and one that was told to pause waits for another word."""
+        for key in keys:
+            if (stream := self._streams.recall(key)) is not None:
+                self._admission.number(stream)
+                self._numbered[key] = stream
+                self._receipts.watch(stream)
+                self._receipts.changed(stream)
+
     def carry(self, entry: Entry) -> None:
         """Queue a frame that an earlier start left in the journal, behind the live ones."""
         found = self._streams.find(entry.message.topic)
@@ -131,6 +166,7 @@ class Intake:
             return
         frame = self._frame(found, entry.row, entry.message, time.monotonic(), entry.arrived_ms)
         frame.row = entry.row
+        frame.every = True  # whatever its route is now
         if refusal := self._admission.carried(frame, entry.message):
             self._results.refuse(frame, refusal)
         else:
@@ -138,9 +174,12 @@ class Intake:
 
     def let_go(self, frame: Frame) -> None:
         """A frame is settled for good: its lane has room."""
-        frame.stream.lane.let_go(frame.nbytes)
+        lane = frame.stream.lane
+        lane.let_go(frame.nbytes)
         if self._paused:
             self.resume()
+        if lane.halted and lane.window:
+            self._receipts.room(lane)
 
     def _strange(self, fate: Fate | None) -> None:
         """A message that makes no stream: counted, and answered by nobody."""
@@ -149,6 +188,13 @@ class Intake:
         else:
             self._books.ledger.unattributed.received += 1
             self._books.ledger.unattributed.settle(fate)
+
+    def _turn_away(self, stranger: Stream, message: Message, now: float, now_ms: int) -> None:
+        """A stream beyond the quota: answered at once, and forgotten."""
+        stranger.counts.received += 1
+        frame = self._frame(stranger, next(self._ids), message, now, now_ms)
+        frame.qos = message.qos
+        self._results.refuse(frame, QUOTA)
 
     def _frame(self, stream: Stream, number: int, message: Message, now: float, now_ms: int) -> Frame:
         frame = Frame(stream, f"{number:x}", now, now_ms, len(message.payload))
@@ -179,9 +225,12 @@ class Intake:
         self._books.journalled.received += 1
         number = next(self._ids)
         frame = self._frame(stream, number, message, now, now_ms)
+        frame.every = True
         refusal = self._admission.judge(frame, message)
         if stream.identity is not None:
             self._number(stream, stream.identity)
+        if frame.digest and refusal is not DUPLICATE:
+            self._journal.remember(frame.digest)
         if refusal is None and not self._make_room(frame):
             refusal = Refusal(*FULL)
         if refusal is None:
@@ -198,8 +247,6 @@ class Intake:
         except UsageError as error:  # a small journal takes less than max_frame_bytes
             return Refusal("rejected", "too_large", str(error))
         frame.row = row
-        if frame.digest:
-            self._journal.remember(frame.digest)
         return None
 
     def _number(self, stream: Stream, identity: StreamIdentity) -> None:

@@ -6,23 +6,32 @@ Pure. What "full" does is named in the configuration: `wait` stops reading the l
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from penstock_gateway.config import Route
 from penstock_gateway.dispatcher import ModelRun
+
+if TYPE_CHECKING:
+    from penstock_gateway.frames import Stream
 
 RESUME = 0.75
 """A lane that waits is read again when it holds less than this share of its bounds."""
 
 
 class Lane:
-    """Frames and bytes that a route holds: accepted, and not yet settled for good."""
+    """Frames and bytes that a route holds: accepted, and not yet settled for good.
+
+    `streams` are those that sent something in this start, `halted` are those whose last receipt said `window` 0.
+    """
 
     def __init__(self, route: Route, model: ModelRun) -> None:
         self.route = route
         self.model = model
         self.frames = 0
         self.nbytes = 0
-        self.streams = 0
+        self.streams: set[Stream] = set()
         self.paused = False
+        self.halted: dict[Stream, None] = {}
 
     def hold(self, nbytes: int) -> None:
         self.frames += 1
@@ -48,5 +57,17 @@ class Lane:
 
     @property
     def window(self) -> int:
-        """How many frames each of its streams may send before the lane is full (the receipt's `window`)."""
-        return max(0, self.route.queue - self.frames) // max(1, self.streams)
+        """How many frames each of its streams may send (the receipt's `window`): a share of what is free.
+
+        0, pause, only while the lane takes nothing: many streams on a short queue still get one frame each.
+        """
+        if self.paused or self.full:
+            return 0
+        return max(1, (self.route.queue - self.frames) // max(1, len(self.streams)))
+
+    def may_name(self, device: str, stream: str) -> bool:
+        """Whether a frame of this stream can have come over this route."""
+        route = self.route
+        return (route.filter.device >= 0 or route.default_device == device) and (
+            route.filter.stream >= 0 or route.default_stream == stream
+        )

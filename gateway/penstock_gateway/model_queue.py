@@ -16,6 +16,9 @@ from typing import NamedTuple
 from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Stream
 
 
+_SPARE = 64
+
+
 class Taken(NamedTuple):
     """What `take` found: a batch to run, and the frames that can no longer meet their deadline."""
 
@@ -54,8 +57,7 @@ class ModelQueue:
         else:
             line.append(frame)
         if frame.deadline != NO_DEADLINE:
-            self._order += 1
-            heapq.heappush(self._deadlines, (frame.deadline, self._order, frame))
+            self._await(frame)
         if not stream.busy:
             self._stand(stream)
 
@@ -122,6 +124,15 @@ class ModelQueue:
             frame.waiting = False
         self.waiting -= len(frames)
         return frames
+
+    def _await(self, frame: Frame) -> None:
+        """Note a deadline. Frames that wait no more are forgotten before they are most of the heap: with a deadline
+        of hours it would otherwise keep every superseded picture for hours."""
+        if len(self._deadlines) > 2 * self.waiting + _SPARE:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
+            heapq.heapify(self._deadlines)
+        self._order += 1
+        heapq.heappush(self._deadlines, (frame.deadline, self._order, frame))
 
     def _first(self) -> Stream | None:
         """Leave the line with the stream whose turn it is."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from penstock_gateway.frames import Stream
+from penstock_gateway.lanes import Lane
 from penstock_gateway.metrics import Tally
 from penstock_gateway.mqtt import Link, Publish
 from penstock_gateway.wire import Receipt, encode_receipt
@@ -39,6 +40,12 @@ class Receipts:
         """The stream's durable progress, or the window that it may use, is a new one."""
         self._due[stream] = None
         self._wake.set()
+
+    def room(self, lane: Lane) -> None:
+        """The lane takes frames again: tell the streams that were told to pause."""
+        halted, lane.halted = lane.halted, {}
+        for stream in halted:
+            self.changed(stream)
 
     def watch(self, stream: Stream) -> None:
         """A frame of this stream came: where it left a gap, wait for it."""
@@ -71,10 +78,14 @@ class Receipts:
         told = stream.identity.durable if stream.identity is not None else None
         if told is None or not told.boot:
             return True
-        receipt = Receipt(told.boot, told.through, told.missing, stream.lane.window)
-        sent = self._link.publish(Publish(stream.receipt_topic, encode_receipt(receipt), qos=1, retain=True))
-        self._tally.receipts += sent
-        return sent
+        window = stream.lane.window
+        receipt = Receipt(told.boot, told.through, told.missing, window)
+        if not self._link.publish(Publish(stream.receipt_topic, encode_receipt(receipt), qos=1, retain=True)):
+            return False
+        self._tally.receipts += 1
+        if window == 0:
+            stream.lane.halted[stream] = None
+        return True
 
     async def _wait(self) -> None:
         due = self._next_gap()

@@ -133,7 +133,7 @@ class Results:
         self._book(frame, fate)
         if frame.response_topic:
             reply = Publish(frame.response_topic, payload, min(frame.qos, 1), correlation=frame.correlation)
-            if not self._link.publish(reply):
+            if not self._link.publish(reply, self._send_held):
                 self._tally.undelivered += 1
         message = Publish(frame.stream.result_topic, payload, min(frame.qos, 1))
         if (self._held and frame.row) or not self._send(message, frame, fate):
@@ -142,7 +142,7 @@ class Results:
     def _send(self, message: Publish, frame: Frame, fate: Fate) -> bool:
         if frame.row:
             return self._link.publish(message, partial(self._delivered, frame, fate))
-        if not self._link.publish(message, self._send_held if message.qos else None):
+        if not self._link.publish(message, self._send_held):  # whatever leaves the outbox makes room
             return False
         self._forget(frame, fate)
         return True

@@ -70,7 +70,7 @@ class Views:
         found = [f"link {name}: {w.reason or 'connecting'}" for name, w in self._watches() if not w.connected]
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
-        return found + sorted(self._parts.health.failing)
+        return found + self._parts.health.degraded
 
     def metrics(self) -> bytes:
         return self._metrics.page()
@@ -142,8 +142,8 @@ class Views:
             Gauge("penstock_route_bytes", "Bytes that a route holds.", ("route",), lambda: [
                 ((str(lane.route.index),), lane.nbytes) for lane in parts.lanes
             ]),
-            Gauge("penstock_queue_frames", "Frames that wait for a model.", ("model",), lambda: [
-                ((model.info.name,), model.queue.waiting) for model in parts.models
+            Gauge("penstock_queue_frames", "Frames that wait for a model.", ("model", "version"), lambda: [
+                ((model.info.name, str(model.info.version)), model.queue.waiting) for model in parts.models
             ]),
             one("penstock_streams", "Known streams.", lambda: len(parts.ledger.streams)),
             one("penstock_journal_bytes", "Bytes of the journal in use.", lambda: parts.journal.bytes_used),

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 
 from penstock_gateway.frames import Stream
 from penstock_gateway.lanes import Lane
-from penstock_gateway.ledger import Fate, Ledger
+from penstock_gateway.ledger import Counts, Fate, Ledger
 from penstock_gateway.topics import is_name, receipt_topic, result_topic
 
 BAD_TOPIC: Fate = ("rejected", "topic")
-QUOTA: Fate = ("rejected", "quota")
 
 
 class Streams:
-    """The known streams by topic. At most `limit`; a stream beyond is `rejected: quota`."""
+    """The known streams. At most `limit` topics make one; a stream beyond is a stranger.
+
+    A stranger is not remembered, and is counted in the total only.
+    """
 
     def __init__(self, lanes: Sequence[Lane], ledger: Ledger, root: str, site: str, limit: int) -> None:
         self._lanes = lanes
@@ -23,12 +25,10 @@ class Streams:
         self._site = site
         self._limit = limit
         self._by_topic: dict[str, Stream] = {}
+        self._by_name: dict[tuple[str, Lane], Stream] = {}
 
     def __iter__(self) -> Iterator[Stream]:
-        return iter(self._by_topic.values())
-
-    def __len__(self) -> int:
-        return len(self._by_topic)
+        return iter(self._by_name.values())
 
     def find(self, topic: str) -> Stream | Fate | None:
         """The stream of a topic; the fate of a frame on a topic that makes none; None where no route takes it."""
@@ -47,12 +47,31 @@ class Streams:
         if not is_name(device) or not is_name(name):
             return BAD_TOPIC
         if len(self._by_topic) >= self._limit:
-            return QUOTA
+            return self._make(device, name, lane, self._ledger.unattributed)
+        stream = self._named(device, name, lane)
+        lane.streams.add(stream)
+        self._by_topic[topic] = stream
+        return stream
+
+    def is_stranger(self, stream: Stream) -> bool:
+        return stream.counts is self._ledger.unattributed
+
+    def recall(self, key: str) -> Stream | None:
+        """The stream "DEVICE/STREAM" of an earlier start, where exactly one `every` route can have brought it."""
+        device, _, name = key.partition("/")
+        lanes = [lane for lane in self._lanes if lane.route.mode == "every" and lane.may_name(device, name)]
+        return self._named(device, name, lanes[0]) if len(lanes) == 1 else None
+
+    def _named(self, device: str, name: str, lane: Lane) -> Stream:
+        stream = self._by_name.get((f"{device}/{name}", lane))
+        if stream is None:
+            stream = self._make(device, name, lane, self._ledger.stream(f"{device}/{name}"))
+            self._by_name[stream.key, lane] = stream
+        return stream
+
+    def _make(self, device: str, name: str, lane: Lane, counts: Counts) -> Stream:
         topics = (
             result_topic(self._root, self._site, device, name),
             receipt_topic(self._root, self._site, device, name),
         )
-        stream = Stream(device, name, lane, self._ledger.stream(f"{device}/{name}"), topics)
-        lane.streams += 1
-        self._by_topic[topic] = stream
-        return stream
+        return Stream(device, name, lane, counts, topics)

@@ -140,6 +140,10 @@ class ServableInfo(msgspec.Struct, frozen=True):
 class Executor(Protocol):
     """Runs batches of items on loaded versions: the seam between scheduling and inference."""
 
+    @property
+    def degraded(self) -> Sequence[str]:
+        """Why it does not run as it should, a line a reason; empty when all is well."""
+
     async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
         """Load one bundle (file or folder), prove its placement, run its golden samples.
 

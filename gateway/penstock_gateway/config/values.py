@@ -110,6 +110,18 @@ class SecretFile(msgspec.Struct, frozen=True):
             )
         return text.rstrip("\r\n")
 
+    def tokens(self) -> tuple[str, ...]:
+        """Read the tokens of a server's file, one `NAME TOKEN` a line.
+
+        Raises:
+            UsageError: as `read`, or a line is none of these.
+        """
+        lines = [(n, line.split()) for n, line in enumerate(self.read().splitlines(), 1) if line.strip()]
+        for n, words in lines:
+            if len(words) != 2:
+                raise UsageError(f"{self.path}:{n}: expected `NAME TOKEN`, came {len(words)} words")
+        return tuple(token for _, (_, token) in lines)
+
     def too_open(self) -> bool:
         """Whether others than its owner may read the file."""
         try:
