@@ -7,6 +7,7 @@ It decides when to connect, with which version, and what happens to messages in 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import Counter
 
@@ -160,7 +161,9 @@ class MqttLink:
         except TimeoutError:
             return f"no connection to {where} within {options.connect_timeout_s:g} s"
         except (OSError, UsageError) as error:
-            return f"no connection to {where}: {error}"
+            # asyncio's own words for a refused connection are "Connect call failed"
+            plain = isinstance(error, ConnectionError) and error.errno
+            return f"no connection to {where}: {os.strerror(error.errno) if plain else error}"
         return ""
 
     async def _attempt_failed(self, connection: Connection) -> str:
