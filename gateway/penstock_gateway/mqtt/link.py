@@ -7,6 +7,7 @@ It decides when to connect, with which version, and what happens to messages in 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 from collections import Counter
@@ -160,10 +161,10 @@ class MqttLink:
                 )
         except TimeoutError:
             return f"no connection to {where} within {options.connect_timeout_s:g} s"
+        except ConnectionRefusedError as error:  # asyncio's own words for it are "Connect call failed"
+            return f"no connection to {where}: {os.strerror(error.errno or errno.ECONNREFUSED)}"
         except (OSError, UsageError) as error:
-            # asyncio's own words for a refused connection are "Connect call failed"
-            plain = isinstance(error, ConnectionError) and error.errno
-            return f"no connection to {where}: {os.strerror(error.errno) if plain else error}"
+            return f"no connection to {where}: {error}"
         return ""
 
     async def _attempt_failed(self, connection: Connection) -> str:
