@@ -23,6 +23,7 @@ os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = "16800000"
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -65,15 +66,9 @@ def tflite(path: Path, threads: int | None = 1, batch: int = 1) -> Callable[[Arr
     return run
 
 
-def decoded(jpeg: bytes) -> Array:
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    return picture
-
-
 def antialiased(jpeg: bytes, size: int) -> Array:
     """RGB uint8 (size, size, 3) by Pillow's antialiased BILINEAR, as the classifiers were trained."""
-    rgb = cv2.cvtColor(decoded(jpeg), cv2.COLOR_BGR2RGB)
+    rgb = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
     return np.asarray(Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR))
 
 
@@ -105,7 +100,7 @@ def person(kit: Path, threads: int | None = 1) -> Loop:
     grid, stride = _grid(192, (8, 16, 32))
 
     def answer(jpeg: bytes) -> list[tuple[list[float], float]]:
-        picture = decoded(jpeg)
+        picture = simplejpeg.decode_jpeg(jpeg, colorspace="BGR")
         height, width = picture.shape[:2]
         scale = min(192 / height, 192 / width)
         canvas = np.full((192, 192, 3), 114, np.uint8)

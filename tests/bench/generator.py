@@ -56,6 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=640, help="values in a sensor window")
     parser.add_argument("--dtype", default="int8")
     parser.add_argument("--encoding", choices=tuple(MEDIA_TYPES), default="tensor")
+    parser.add_argument("--in-phase", action="store_true", help="all streams send at the same moment")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
@@ -77,7 +78,9 @@ def payloads(options: argparse.Namespace) -> tuple[str, list[Payload]]:
 def streams(options: argparse.Namespace) -> list[VirtualStream]:
     media_type, ring = payloads(options)
     rate = options.rate / options.streams
-    phases = np.random.default_rng(options.seed).uniform(0.0, 1.0 / rate, options.streams)
+    phases = np.random.default_rng(options.seed).uniform(
+        0.0, 0.0 if options.in_phase else 1.0 / rate, options.streams
+    )
 
     def schedule(number: int) -> Schedule:
         if options.poisson:
