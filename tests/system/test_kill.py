@@ -36,7 +36,7 @@ mode = "every"
 deadline_ms = 20000
 gap_s = {gap_s}
 content_type = "application/x-tensor"
-dtype = "i8"
+dtype = "u8"
 shape = [512]
 """
 
