@@ -55,10 +55,22 @@ class Client:
         self._client.max_inflight_messages_set(10_000)
         self._connected = threading.Event()
         self._client.on_connect = lambda *_: self._on_connect()
+        self._client.on_disconnect = lambda *_: self._connected.clear()
         self._client.reconnect_delay_set(1, 1)
         self._client.connect(broker.host, broker.port, keepalive=30)
         self._client.loop_start()
-        assert self._connected.wait(WAIT_S), "no CONNACK"
+        self.wait_connected()
+
+    def wait_connected(self) -> None:
+        """Wait until it is connected, and subscribed where it hears: after a broker's restart it comes back alone."""
+        assert self._connected.wait(WAIT_S), "not connected"
+
+    def wait_lost(self) -> None:
+        """Wait until it knows that its broker is gone."""
+        deadline = time.monotonic() + WAIT_S
+        while self._connected.is_set():
+            assert time.monotonic() < deadline, "still connected"
+            time.sleep(0.01)
 
     def _on_connect(self) -> None:
         self._connected.set()
@@ -136,16 +148,13 @@ class Ear(Client):
     def __init__(self, broker: Broker, *extra: str, protocol: int = 5) -> None:
         self._heard: list[Heard] = []
         self._changed = threading.Condition()
-        self._subscribed = threading.Event()
         self._filters = (*OURS, *extra)
         super().__init__(broker, protocol)
-        assert self._subscribed.wait(WAIT_S), "no SUBACK"
 
     def _on_connect(self) -> None:
         self._client.on_message = lambda *given: self._take(given[2])
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_subscribe = lambda *_: self._connected.set()
         self._client.subscribe([(text, 1) for text in self._filters])
-        super()._on_connect()
 
     def _take(self, message: MQTTMessage) -> None:
         correlation = getattr(message.properties, "CorrelationData", b"")

@@ -71,6 +71,18 @@ class Site:
         self.send(stream, payload, kind, **options)
         return self.ear.result(stream, before + 1)
 
+    def wait_lost(self) -> None:
+        """Wait until everybody knows that the broker is gone."""
+        self.gateway.wait_for(lambda: self.gateway.get("/readyz")[0] == 503, "does not notice")
+        self.ear.wait_lost()
+        self.device.wait_lost()
+
+    def wait_connected(self) -> None:
+        """Wait until everybody is connected again."""
+        self.gateway.wait_ready()
+        self.ear.wait_connected()
+        self.device.wait_connected()
+
     def page(self) -> dict[str, Any]:
         """The status page, held against its schema and its own sums."""
         code, body = self.gateway.get("/v1/status")
