@@ -18,7 +18,10 @@ from tests.bench.report import Figure, figure
 from tests.bench.site import CAMERA, bare, picture, run_json, site
 
 CAMERAS = 8
-SECONDS = 20.0
+SECONDS = 15.0
+ALIKE = 0.10
+"""A slice counts only where the bare time before and after it differs by at most this share: hosts change speed."""
+TRIES = 4
 
 
 def ideal(arrivals: Sequence[float], service_s: float, servers: int) -> list[float]:
@@ -34,24 +37,37 @@ def ideal(arrivals: Sequence[float], service_s: float, servers: int) -> list[flo
 
 def measure(folder: Path, store: Path, repeats: int) -> Sequence[Figure]:
     image = picture(folder, 640, 480)
-    cores = os.cpu_count() or 1
-    p50, p99, lost = [], [], 0
+    p50, p99, void, lost = [], [], 0, 0
     with site(folder / "latency", CAMERA, store=str(store), model="mobilenet") as (broker, _):
-        for repeat in range(repeats):
-            reference = bare("mobilenet", "--image", image, "--seconds", 3)
-            rate = float(reference["items_per_s"]) / 2 / CAMERAS
+        before = bare("mobilenet", "--image", image, "--seconds", 2)
+        for attempt in range(TRIES * repeats):
+            rate = float(before["items_per_s"]) / 2 / CAMERAS
             seen = run_json(
                 "tests.bench.cameras", broker.port, image, "--rate", f"{rate:.3f}",
-                "--seconds", SECONDS, "--cameras", CAMERAS, "--seed", repeat,
+                "--seconds", SECONDS, "--cameras", CAMERAS, "--seed", attempt,
             )  # fmt: skip
-            answered = [(sent, came) for sent, came in seen if came is not None]
-            lost += len(seen) - len(answered)
-            best = ideal([sent for sent, _ in answered], float(reference["ms"]) / 1e3, cores)
-            added = [came - sent - least for (sent, came), least in zip(answered, best, strict=True)]
-            p50.append(float(np.percentile(added, 50)) * 1e3)
-            p99.append(float(np.percentile(added, 99)) * 1e3)
-    note = f"int8 mobilenet_v2, 640x480 JPEG, {CAMERAS} cameras at half load; {lost} frames unanswered"
+            after = bare("mobilenet", "--image", image, "--seconds", 2)
+            alike = abs(after["ms"] / before["ms"] - 1) <= ALIKE
+            service_s = (before["ms"] + after["ms"]) / 2e3
+            before = after
+            if not alike:
+                void += 1
+                continue
+            added = _added(seen, service_s)
+            lost += sum(came is None for _, came in seen)
+            p50.append(float(np.percentile(added, 50)))
+            p99.append(float(np.percentile(added, 99)))
+            if len(p50) == repeats:
+                break
+    note = f"int8 mobilenet_v2, {CAMERAS} cameras at half load; {void} slices void, {lost} frames unanswered"
     return [
         figure("added_latency_p50", p50, "ms", most=2.0, note=note),
         figure("added_latency_p99", p99, "ms", most=8.0, note=note),
     ]
+
+
+def _added(seen: Sequence[tuple[float, float | None]], service_s: float) -> list[float]:
+    """Milliseconds that each answered frame took beyond the ideal server's."""
+    answered = [(sent, came) for sent, came in seen if came is not None]
+    best = ideal([sent for sent, _ in answered], service_s, os.cpu_count() or 1)
+    return [(came - sent - least) * 1e3 for (sent, came), least in zip(answered, best, strict=True)]
