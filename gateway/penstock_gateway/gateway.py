@@ -40,6 +40,7 @@ from penstock_gateway.streams import Streams
 from penstock_gateway.topics import gateway_topic
 from penstock_gateway.wire import GatewayStatus, encode_stats, encode_status
 from penstock_models.executor import ThreadExecutor
+from penstock_models.items import Executor
 from penstock_models.store import resolve
 
 DRAIN_S = 10.0
@@ -103,7 +104,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         stopping.cancel()
 
 
-async def _load(config: Config, executor: ThreadExecutor) -> dict[str, ModelRun]:
+async def _load(config: Config, executor: Executor) -> dict[str, ModelRun]:
     """Load every model that a route names, once each; nothing else is served yet, so it happens in this process."""
     models: dict[str, ModelRun] = {}
     by_digest: dict[str, ModelRun] = {}
@@ -145,7 +146,7 @@ class Gateway:
     def __init__(
         self,
         config: Config,
-        executor: ThreadExecutor,
+        executor: Executor,
         models: dict[str, ModelRun],
         journal: Journal,
         broker: Address,

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Stream
 
-
 _SPARE = 64
 
 

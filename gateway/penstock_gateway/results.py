@@ -26,6 +26,8 @@ log = Limiter(Log(__name__))
 EDGE = Offload(decision="edge", reason="policy")
 SILENT = frozenset(("superseded", "duplicate", "dropped"))
 """Buckets that are counted and not published."""
+MAX_RESULT_BYTES = 16 << 20
+"""A larger result is none: the shipped broker takes no larger message, and the outbox must hold a few."""
 
 
 class Results:
@@ -80,7 +82,8 @@ class Results:
                 detail=refusal.detail,
                 id=frame.id,
             )
-        self._publish(frame, self._result(frame, *fate, now=time.monotonic()), fate)
+        result = self._result(frame, *fate, now=time.monotonic())
+        self._publish(frame, encode_result(result), fate)
 
     def settle(self, frames: list[Frame], fate: Fate) -> None:
         """Settle frames that were not run."""
@@ -103,6 +106,11 @@ class Results:
         result.latency_ms, result.offload = latency, EDGE
         result.detections, result.classes = answer.detections, answer.classes
         result.anomaly, result.outputs = answer.anomaly, answer.outputs
+        payload = encode_result(result)
+        if len(payload) > MAX_RESULT_BYTES:
+            detail = f"a result of {len(payload)} bytes, at most {MAX_RESULT_BYTES} can be sent"
+            self.refuse(frame, Refusal("failed", "model_output", detail))
+            return
         if now > frame.deadline:
             frame.stream.counts.late += 1
         times.frames += 1
@@ -110,7 +118,7 @@ class Results:
         times.decode.observe(answer.decode_ms)
         times.infer.observe(answer.infer_ms)
         times.total.observe(total_ms)
-        self._publish(frame, result, OK)
+        self._publish(frame, payload, OK)
 
     def _result(self, frame: Frame, status: str, reason: str | None, now: float) -> Result:
         return Result(
@@ -128,8 +136,7 @@ class Results:
             latency_ms=LatencyMs(total=(now - frame.arrived) * 1e3),
         )
 
-    def _publish(self, frame: Frame, result: Result, fate: Fate) -> None:
-        payload = encode_result(result)
+    def _publish(self, frame: Frame, payload: bytes, fate: Fate) -> None:
         self._book(frame, fate)
         if frame.response_topic:
             reply = Publish(frame.response_topic, payload, min(frame.qos, 1), correlation=frame.correlation)
