@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -27,7 +28,7 @@ from tests.system.test_kill import BUNDLE, CONFIG, WINDOW
 CUTS = 20 if os.environ.get("PENSTOCK_SOAK") == "1" else 3
 QUEUE = "max_queued_messages 100000\nmax_inflight_messages 1000"
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(60 + 15 * CUTS)]
+pytestmark = [pytest.mark.system, pytest.mark.soak, pytest.mark.timeout(60 + 15 * CUTS)]
 
 
 class Receipts:
@@ -83,7 +84,9 @@ def answered_after(folder: Path, state: Path) -> set[Key]:
     return set(results.seen)
 
 
-def test_no_receipted_window_is_lost_in_a_power_cut(tmp_path: Path) -> None:
+def test_no_receipted_window_is_lost_in_a_power_cut(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     seed = random.randrange(1 << 32)
     moments = random.Random(seed)
     with (
@@ -110,6 +113,8 @@ def test_no_receipted_window_is_lost_in_a_power_cut(tmp_path: Path) -> None:
                 f"seed {seed}, cut {cut}: {len(lost)} receipted windows are gone: {sorted(lost)[:5]}"
             )
         assert receipts.covered("door"), "no receipt came: the test proves nothing"
+        record_property("cuts", CUTS)
+        record_property("receipted", len(receipts.covered("door")))
         sent = flow.stop()
         results.wait_for(len(sent))
         receipts.close()

@@ -6,6 +6,7 @@ is Mosquitto on the shipped configuration (or a stock one, whose queue is too sh
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.fakes.flow import PASSWORD, Flow, Results
 from tests.fakes.gateway import Gateway, gateway
 from tests.system.test_deploy_broker import shipped
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.system, pytest.mark.soak, pytest.mark.timeout(400)]
 
 BUNDLE = ROOT / "models" / "penstock_models" / "demo" / "vibration-1.bundle"
 WINDOW = bytes(range(256)) * 2
@@ -71,7 +72,9 @@ def assert_books_close(page: dict[str, Any]) -> tuple[int, int]:
     return fates + settled(now) - now["duplicate"], unknown
 
 
-def test_a_kill_loses_nothing_and_answers_nothing_twice(tmp_path: Path, soak: bool) -> None:
+def test_a_kill_loses_nothing_and_answers_nothing_twice(
+    tmp_path: Path, soak: bool, record_property: Callable[[str, object], None]
+) -> None:
     kills = 10 if soak else 2
     broker_folder = tmp_path / "broker"
     broker_folder.mkdir()
@@ -102,6 +105,13 @@ def test_a_kill_loses_nothing_and_answers_nothing_twice(tmp_path: Path, soak: bo
     assert (fates, unknown) == (len(sent), 0)
     assert [start["how"] for start in page["starts"]] == ["killed"] * kills
     assert page["ledger"]["missing_upstream"] == 0
+    for name, value in (
+        ("kills", kills),
+        ("windows", len(sent)),
+        ("duplicate_results", sum(len(seen) - 1 for seen in results.seen.values())),
+        ("duplicate_deliveries", sum(s["ledger"]["duplicate"] for s in (page, *page["starts"]))),
+    ):
+        record_property(name, value)
 
 
 def test_a_broker_with_a_short_queue_loses_and_the_ledger_says_how_many(tmp_path: Path) -> None:
