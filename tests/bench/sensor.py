@@ -15,9 +15,10 @@ from tests.bench.site import SENSOR, generate, site
 
 STREAMS = 1000
 SECONDS = 5.0
+REACHED = 0.9
 CASES = (
-    ("qos0", "latest", 0, (6_000, 9_000, 12_000, 16_000), 10_000),
-    ("qos1_journalled", "every", 1, (3_000, 4_500, 6_000, 8_000), 5_000),
+    ("qos0", "latest", 0, (5_000, 10_000, 13_000, 16_000), 10_000),
+    ("qos1_journalled", "every", 1, (2_500, 5_000, 6_000, 8_000), 5_000),
 )
 LINKS = ("penstock", "awscrt", "paho")
 
@@ -41,13 +42,15 @@ def measure(folder: Path, store: Path, repeats: int) -> Sequence[Figure]:
 
 
 def _most(folder: Path, store: Path, mode: str, qos: int, ladder: Sequence[int], link: str) -> float:
+    """The most answers a second; the ladder ends at a rung that is not reached."""
+    best = 0.0
     with site(folder, SENSOR, link, store=str(store), model="anomaly", mode=mode) as (broker, _):
-        return max(
-            float(
-                generate(
-                    broker, "--streams", STREAMS, "--rate", rate, "--qos", qos,
-                    "--seconds", SECONDS, "--warmup", 1, "--settle", 20,
-                )["answered_per_s"]
-            )
-            for rate in ladder
-        )  # fmt: skip
+        for rate in ladder:
+            found = generate(
+                broker, "--streams", STREAMS, "--rate", rate, "--qos", qos,
+                "--seconds", SECONDS, "--warmup", 1, "--settle", 20,
+            )  # fmt: skip
+            best = max(best, float(found["answered_per_s"]))
+            if best < REACHED * rate:
+                break
+    return best
