@@ -131,7 +131,8 @@ class Intake:
         for link, ack, frame in tokens:
             link.ack(ack)
             if frame is not None:
-                frame.stream.lane.model.queue.push(frame)
+                frame.stream.lane.queue(frame)
+                self._drop_oldest(frame.stream.lane)
         for identity in identities:
             self._receipts.changed(self._numbered[identity.key])
         self.resume()
@@ -170,12 +171,12 @@ class Intake:
         if refusal := self._admission.carried(frame, entry.message):
             self._results.refuse(frame, refusal)
         else:
-            found.lane.model.queue.push(frame)
+            found.lane.queue(frame)
 
     def let_go(self, frame: Frame) -> None:
         """A frame is settled for good: its lane has room."""
         lane = frame.stream.lane
-        lane.let_go(frame.nbytes)
+        lane.let_go(frame)
         if self._paused:
             self.resume()
         if lane.halted and lane.window:
@@ -198,7 +199,7 @@ class Intake:
 
     def _frame(self, stream: Stream, number: int, message: Message, now: float, now_ms: int) -> Frame:
         frame = Frame(stream, f"{number:x}", now, now_ms, len(message.payload))
-        stream.lane.hold(frame.nbytes)
+        stream.lane.hold(frame)
         return frame
 
     def _take_latest(self, stream: Stream, message: Message, now: float, now_ms: int) -> None:
@@ -231,7 +232,7 @@ class Intake:
             self._number(stream, stream.identity)
         if frame.digest and refusal is not DUPLICATE:
             self._journal.remember(frame.digest)
-        if refusal is None and not self._make_room(frame):
+        if refusal is None and not self._has_room(stream.lane):
             refusal = Refusal(*FULL)
         if refusal is None:
             refusal = self._append(link, frame, number, message)
@@ -255,17 +256,25 @@ class Intake:
         self._journal.touch(identity)
         self._receipts.watch(stream)
 
-    def _make_room(self, frame: Frame) -> bool:
-        """Do what the route says when it is full; False when it is this frame that goes."""
-        lane = frame.stream.lane
-        if lane.route.on_full == "wait" or not lane.over:
-            return True
-        if lane.route.on_full == "drop_oldest" and frame.stream.waiting:
-            oldest = frame.stream.waiting[0]
+    def _has_room(self, lane: Lane) -> bool:
+        """Whether a frame that came may stay, after what the route does when it is full.
+
+        With `drop_oldest` it may: which frame goes is decided when it is durable, since until then neither it nor
+        those that came in the same burst stand in the queue.
+        """
+        match lane.route.on_full:
+            case "drop_newest":
+                return not lane.over
+            case "drop_oldest":
+                return not lane.bursting
+            case _:
+                return True
+
+    def _drop_oldest(self, lane: Lane) -> None:
+        """Let the oldest frames of a full lane go, so that a stream that floods it does not shut out the others."""
+        while lane.route.on_full == "drop_oldest" and lane.over and (oldest := lane.oldest()) is not None:
             lane.model.queue.remove(oldest)
             self._results.count(oldest, FULL)
-            return True
-        return False
 
     def _hold_back(self, link: Link, lane: Lane) -> None:
         """Stop reading a full lane's socket; its broker keeps what comes, and pings go on."""

@@ -12,10 +12,13 @@ from penstock_gateway.config import Route
 from penstock_gateway.dispatcher import ModelRun
 
 if TYPE_CHECKING:
-    from penstock_gateway.frames import Stream
+    from penstock_gateway.frames import Frame, Stream
 
 RESUME = 0.75
 """A lane that waits is read again when it holds less than this share of its bounds."""
+
+BURST = 10_000
+"""Frames beyond its bounds that a lane with `drop_oldest` may hold until a commit tells which is the oldest."""
 
 
 class Lane:
@@ -32,14 +35,26 @@ class Lane:
         self.streams: set[Stream] = set()
         self.paused = False
         self.halted: dict[Stream, None] = {}
+        self._line: dict[Frame, None] = {}
 
-    def hold(self, nbytes: int) -> None:
+    def hold(self, frame: Frame) -> None:
         self.frames += 1
-        self.nbytes += nbytes
+        self.nbytes += frame.nbytes
 
-    def let_go(self, nbytes: int) -> None:
+    def let_go(self, frame: Frame) -> None:
         self.frames -= 1
-        self.nbytes -= nbytes
+        self.nbytes -= frame.nbytes
+        self._line.pop(frame, None)
+
+    def queue(self, frame: Frame) -> None:
+        """The frame waits for its model from now on. Kept in order of arrival where the oldest may be asked for."""
+        if self.route.on_full == "drop_oldest" and frame.every:
+            self._line[frame] = None
+        self.model.queue.push(frame)
+
+    def oldest(self) -> Frame | None:
+        """The first of the lane's frames that still wait, of whichever stream."""
+        return next((frame for frame in self._line if frame.waiting), None)
 
     @property
     def full(self) -> bool:
@@ -49,6 +64,12 @@ class Lane:
     def over(self) -> bool:
         """It holds more than its bounds, the frame at hand counted in."""
         return self.frames > self.route.queue or self.nbytes > self.route.queue_bytes
+
+    @property
+    def bursting(self) -> bool:
+        """It holds more than a burst between two commits explains."""
+        route = self.route
+        return self.frames > route.queue + BURST or self.nbytes > 2 * route.queue_bytes
 
     @property
     def roomy(self) -> bool:

@@ -1,0 +1,114 @@
+"""Too much at once: the newest picture wins, every stream gets its share, and a full route is its own affair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.clients import Device, Steady, envelope
+from tests.fakes.gateway_site import Site, device_route, route, site, topic
+
+pytestmark = pytest.mark.system
+
+SLOW = envelope([20_000.0, 0, 0, 0])
+"""Tens of milliseconds of `patient`."""
+QUICK = envelope([1.0, 2, 3, 4])
+
+
+def numbered(value: float) -> Callable[[int], bytes]:
+    return lambda n: envelope([value, 0, 0, 0], boot="b1", seq=n)
+
+
+@pytest.fixture
+def home(store: Path, tmp_path: Path) -> Iterator[Site]:
+    routes = (
+        route("patient", deadline_ms=5000),
+        device_route("patient", "slow", kind="data", mode="every", queue=50, deadline_ms=60_000),
+        device_route("halves", "quick", kind="data", mode="every"),
+    )
+    with site(tmp_path, store, *routes, top="threads = 2") as made:
+        yield made
+
+
+def test_the_newest_frame_replaces_the_one_that_waits(home: Site) -> None:
+    """A burst on one stream: the first runs, the last is answered, and what lay between is superseded."""
+    for n in range(50):
+        home.send("door/cam", envelope([20_000.0, 0, 0, 0], boot="b1", seq=n))
+    home.ear.wait(lambda: [r["seq"] for r in home.ear.results("door/cam")][-1:] == [49], "the newest")
+    seen = [r["seq"] for r in home.ear.results("door/cam")]
+    assert seen == sorted(seen)
+    total = home.check_books()
+    assert total["answered"] + total["superseded"] == 50 and total["superseded"] >= 40
+    assert total["reasons"] == {"superseded": {"newer_frame": total["superseded"]}}
+
+
+def test_a_flooding_stream_leaves_the_others_their_share(home: Site) -> None:
+    """One camera sends 40 times what the others do; each of theirs is answered."""
+    with Device(home.broker) as flood, Device(home.broker) as calm, ExitStack() as running:
+        flooding = Steady(flood, topic("flood/cam"), 200, numbered(10_000.0), qos=0)
+        calm_ones = [Steady(calm, topic(f"calm/{n}"), 4, numbered(1.0), count=12) for n in range(3)]
+        running.enter_context(flooding)
+        for stream in calm_ones:
+            running.enter_context(stream)
+        for stream in calm_ones:
+            stream.join()
+        flooding.stop()
+        for stream in calm_ones:
+            stream.check_kept(home.ear)
+        total = home.check_books(more=flooding.sent + sum(stream.sent for stream in calm_ones))
+        counts = home.counts("flood/cam")
+        assert counts["answered"] > 0 and counts["superseded"] > 0
+        assert total["superseded"] == counts["superseded"]
+
+
+def test_a_full_route_leaves_another_its_rate_and_its_acknowledgements(
+    home: Site, record_property: Callable[[str, object], None]
+) -> None:
+    """`slow` gets far more than its model can do: it stops reading. `quick` keeps its beat and its receipts."""
+    with Device(home.broker) as flood, Device(home.broker) as calm:
+        flooding = Steady(flood, topic("slow/vib", "data"), 300, numbered(20_000.0))
+        quick = Steady(calm, topic("quick/vib", "data"), 100, numbered(1.0), count=400)
+        with flooding:
+            home.gateway.wait_for(lambda: paused(home) == [True, False], "has not filled the slow route")
+            with quick:
+                quick.join()
+            assert paused(home) == [True, False]
+            record_property("share of the rate", round(quick.check_kept(home.ear), 4))
+            home.ear.wait(lambda: through(home, "quick/vib") == 399, "the receipt", timeout_s=1.5)
+        assert home.counts("slow/vib")["received"] <= 50 + 1000 + home.counts("slow/vib")["answered"]
+        assert home.counts("quick/vib")["answered"] == 400
+        told = [h.body["window"] for h in home.ear.heard(topic=topic("slow/vib", "receipt"))]
+        assert 0 in told, "a device of a full route is told to pause"
+
+
+def paused(home: Site) -> list[bool]:
+    return [found["paused"] for found in home.page()["routes"] if found["mode"] == "every"]
+
+
+def through(home: Site, stream: str) -> int:
+    told = home.ear.heard(topic=topic(stream, "receipt"))
+    return int(told[-1].body["through"]) if told else -1
+
+
+def test_a_full_route_drops_what_its_configuration_says(store: Path, tmp_path: Path) -> None:
+    """`drop_oldest` and `drop_newest` count each frame as `dropped: full`, and keep reading."""
+    routes = (
+        device_route("patient", "old", mode="every", queue=10, on_full="drop_oldest", deadline_ms=60_000),
+        device_route("patient", "new", mode="every", queue=10, on_full="drop_newest", deadline_ms=60_000),
+    )
+    with site(tmp_path, store, *routes, top="threads = 2") as home:
+        for n in range(40):
+            for device in ("old", "new"):
+                home.send(f"{device}/vib", envelope([20_000.0, 0, 0, 0], boot="b1", seq=n))
+        home.gateway.wait_settled(80)
+        kept = {d: [r["seq"] for r in home.ear.results(f"{d}/vib")] for d in ("old", "new")}
+        for device in ("old", "new"):
+            counts = home.counts(f"{device}/vib")
+            assert counts["answered"] + counts["dropped"] == 40
+            assert counts["reasons"] == {"dropped": {"full": counts["dropped"]}}
+            assert 10 <= counts["answered"] < 40
+        assert 39 in kept["old"] and 39 not in kept["new"] and {0, 1, 2} <= set(kept["new"])
+        assert kept["old"] == sorted(kept["old"]) and kept["new"] == sorted(kept["new"])
