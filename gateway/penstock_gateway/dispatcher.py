@@ -107,11 +107,13 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Own the batches until cancelled."""
-        async with asyncio.TaskGroup() as self._tasks:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             self.kick()
             try:
                 await asyncio.Event().wait()
             finally:
+                self._tasks = None  # what still becomes durable waits for the next start
                 self._disarm()
 
     def kick(self) -> None:
