@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from penstock_gateway.config import load
+from penstock_gateway.config import Config, load
 from penstock_gateway.dispatcher import ModelRun
 from penstock_gateway.embedded import Address
 from penstock_gateway.frames import Frame
@@ -277,6 +277,17 @@ def route(
     return "\n".join(["[[route]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 
+def configure(folder: Path, *routes: str, threads: int = 1, more: str = "") -> Config:
+    """Read a configuration with these routes."""
+    (folder / "bundles").mkdir(exist_ok=True)
+    path = folder / "gateway.toml"
+    head = f'site = "home"\ngateway = "gw1"\nthreads = {threads}\n[http]\nlisten = "127.0.0.1:0"\n'
+    path.write_text(
+        f'{head}[mqtt]\nurl = "mqtt://127.0.0.1"\n[models]\npath = "bundles"\n{more}\n' + "\n".join(routes)
+    )
+    return load(path, {})
+
+
 class Core:
     """A gateway that runs on simulators."""
 
@@ -359,13 +370,7 @@ async def core(
     Args:
         mute: links that neither come up nor fail until told.
     """
-    (folder / "bundles").mkdir(exist_ok=True)
-    path = folder / "gateway.toml"
-    head = f'site = "home"\ngateway = "gw1"\nthreads = {threads}\n[http]\nlisten = "127.0.0.1:0"\n'
-    path.write_text(
-        f'{head}[mqtt]\nurl = "mqtt://127.0.0.1"\n[models]\npath = "bundles"\n{more}\n' + "\n".join(routes)
-    )
-    config = load(path, {})
+    config = configure(folder, *routes, threads=threads, more=more)
     journal, executor = FakeJournal(disk or Disk()), FakeExecutor()
     links: list[FakeLink] = []
 
