@@ -45,6 +45,7 @@ class RunTime:
     def __init__(self, item_s: float) -> None:
         self.item_s = item_s
         self._last_run = 0.0
+        self._timed_out = False
 
     def batch_limit(self, waiting: int, slots: int) -> int:
         """How many of the waiting items go into one call, where so many slots are free.
@@ -59,8 +60,11 @@ class RunTime:
         """Seconds for a batch of `items`; 0 when the prediction has not been tried for too long."""
         return self.item_s * items if now - self._last_run < self.RETRY_S else 0.0
 
-    def ran(self, items: int, seconds: float, now: float) -> None:
-        self.item_s += self.WEIGHT * (seconds / items - self.item_s)
+    def ran(self, items: int, seconds: float, now: float, timed_out: bool = False) -> None:
+        """Learn from a run. One that was ended tells nothing of the next frame; two in a row tell of a slow model."""
+        if not timed_out or self._timed_out:
+            self.item_s += self.WEIGHT * (seconds / items - self.item_s)
+        self._timed_out = timed_out
         self._last_run = now
 
     def timeout_s(self, items: int) -> float:
@@ -178,7 +182,8 @@ class Dispatcher:
             self._free += 1
             model.queue.release(batch)
         now = loop.time()
-        model.run_time.ran(len(batch), now - began, now)
+        timed_out = any(isinstance(o, Refusal) and o.reason == "model_timeout" for o in outcomes)
+        model.run_time.ran(len(batch), now - began, now, timed_out)
         self._on_outcomes(model, batch, outcomes)
         self.kick()
         if self._free == self._slots:
