@@ -1,0 +1,107 @@
+"""What the gateway tells of itself: the first status, what degrades it, the page, the stats, the metrics."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from penstock_gateway.connections import every_name
+from penstock_gateway.wire import MAX_STATS_STREAMS
+from tests.conftest import ROOT
+from tests.fakes.gateway_core import GRANTED, core, route
+
+CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
+
+
+async def test_the_first_status_waits_until_every_link_has_answered(tmp_path: Path) -> None:
+    async with core(tmp_path, route(), mute=["results"]) as gw:
+        assert gw.statuses() == []
+        assert gw.gateway._views.ready() == ["link results: connecting"]
+        assert gw.results.state is not None
+        gw.results.state.up(GRANTED)
+        assert [(s["state"], s["reasons"]) for s in gw.statuses()] == [("online", [])]
+        assert gw.gateway._views.ready() == []
+
+
+async def test_a_link_that_fails_at_start_makes_the_first_status_degraded(tmp_path: Path) -> None:
+    async with core(tmp_path, route(), mute=["results"]) as gw:
+        assert gw.results.state is not None
+        gw.results.state.down("refused")
+        (status,) = gw.statuses()
+        assert (status["state"], status["reasons"]) == ("degraded", ["link results: refused"])
+
+
+async def test_what_makes_a_gateway_degraded_and_online_again(tmp_path: Path) -> None:
+    async with core(tmp_path, route()) as gw:
+        gw.journal.stuck = True
+        gw.journal.events.on_stuck("full")
+        assert gw.statuses()[-1]["reasons"] == ["journal: the disk is full"]
+        since = gw.statuses()[-1]["since"]
+        gw.journal.broken = "it failed"
+        gw.journal.events.on_broken("it failed")
+        assert gw.statuses()[-1]["reasons"] == ["journal: it failed"]
+        assert gw.statuses()[-1]["since"] == since
+        gw.journal.stuck, gw.journal.broken = False, None
+        gw.journal.events.on_unstuck()
+        assert gw.statuses()[-1]["state"] == "online"
+    assert gw.statuses()[-1]["state"] == "stopped"
+
+
+async def test_the_page_shows_streams_models_routes_and_links(tmp_path: Path) -> None:
+    async with core(tmp_path, route(), route("latest", CAM)) as gw:
+        every = gw.links[every_name(gw.gateway._config.route[0])]
+        gw.bring("a/vib", link=every)
+        gw.bring("x/cam", kind="frame", link=gw.links["latest"])
+        page = gw.gateway._views.status(None)
+        assert page is not None and page.ledger.received == page.ledger.in_flight == 2
+        assert set(page.streams) == {"a/vib", "x/cam"}
+        assert [(r.mode, r.waiting) for r in page.routes] == [("every", 1), ("latest", 1)]
+        assert page.models[0].placement == "fake:cpu"
+        assert all(link.connected for link in page.links) and len(page.links) == 4
+        one = gw.gateway._views.status("a/vib")
+        assert one is not None and set(one.streams) == {"a/vib"}
+        assert gw.gateway._views.status("no/such") is None
+
+
+async def test_stats_bring_the_streams_that_changed_most(tmp_path: Path) -> None:
+    async with core(tmp_path, route()) as gw:
+        for n in range(MAX_STATS_STREAMS + 5):
+            gw.bring(f"d{n}/vib")
+        gw.bring("d7/vib")
+        stats = gw.gateway._views.stats()
+        assert len(stats.streams) == MAX_STATS_STREAMS and next(iter(stats.streams)) == "d7/vib"
+        gw.bring("d3/vib")
+        assert list(gw.gateway._views.stats().streams) == ["d3/vib"]
+
+
+async def test_the_scrape_page_parses_adds_up_and_is_described(tmp_path: Path) -> None:
+    async with core(tmp_path, route(), route(topic="b/{device}/{stream}", model="m:1")) as gw:
+        for seq in (0, 0, 3):
+            gw.bring("a/vib", boot="b", seq=seq)
+        gw.journal.commit()
+        await gw.executor.finish()
+        families = {f.name: f for f in text_string_to_metric_families(gw.gateway._views.metrics().decode())}
+        fates = {tuple(s.labels.values()): s.value for s in families["penstock_frames"].samples}
+        assert fates == {("duplicate", "duplicate"): 1.0, ("answered", "ok"): 2.0}
+        assert sum(fates.values()) == families["penstock_frames_received"].samples[0].value
+        count = next(s for s in families["penstock_infer_seconds"].samples if s.name.endswith("_count"))
+        assert count.value == 2 and count.labels == {"model": "m", "version": "1"}
+        seen = [(s.name, tuple(s.labels.items())) for f in families.values() for s in f.samples]
+        assert len(seen) == len(set(seen)), "a series stands twice"
+        assert not any("stream" in dict(labels) for _, labels in seen)
+        named = set(re.findall(r"`(penstock_\w+)`", (ROOT / "gateway" / "README.md").read_text()))
+        assert {f"{f.name}_total" if f.type == "counter" else f.name for f in families.values()} == named - {
+            "penstock_gateway"
+        }
+
+
+async def test_a_stop_is_told_before_the_links_close(tmp_path: Path) -> None:
+    async with core(tmp_path, route()) as gw:
+        gw.bring("a/vib")
+        gw.journal.commit()
+    states = [status["state"] for status in gw.statuses()]
+    assert states[0] == "online" and states[-1] == "stopped"
+    assert gw.ledger.fates == {("answered", ""): 1}
+    assert gw.journal.disk.rows == {}
