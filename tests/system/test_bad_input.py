@@ -63,7 +63,11 @@ def scene(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
     latest = {"quarters": 5.0, "halves": 5.0} | ({"person": 5.0} if realdata_path() is not None else {})
     every = {"picky": 20.0, "patient": 20.0, "vault": 50.0}
     routes = [device_route(name, name) for name in latest]
-    routes += [device_route({"vault": "halves"}.get(name, name), name, mode="every") for name in every]
+    routes += [
+        device_route({"vault": "halves"}.get(name, name), name, mode="every") for name in ("picky", "vault")
+    ]
+    routes.append(device_route("patient", "patient", mode="every", deadline_ms=5000))
+    routes.append(device_route("patient", "stuck"))
     folder = tmp_path_factory.mktemp("bad")
     with site(folder, store, *routes, top="threads = 2") as home, Device(home.broker) as healthy:
         photo, numbers = bad.photo(), bad.floats(1, 2, 3, 4)
@@ -261,7 +265,22 @@ def test_a_model_that_raises_fails_one_frame(scene: Scene, turn: int) -> None:
 
 @pytest.mark.parametrize("turn", range(2))
 def test_a_model_that_hangs_fails_one_frame(scene: Scene, turn: int) -> None:
-    scene.refused("patient", bad.floats(1e12, 2, 3, 4), "failed: model_timeout", content_type=TENSOR)
+    scene.refused("stuck", bad.floats(1e12, 2, 3, 4), "failed: model_timeout", content_type=TENSOR)
+
+
+def test_only_the_guilty_frames_of_a_burst_fail(store: Path, tmp_path: Path) -> None:
+    """What waited for the same run as a bad frame is run again without it, and answered."""
+    guilty = {"picky": (99.0, "model_error"), "patient": (1e12, "model_timeout")}
+    routes = [device_route(name, name, mode="every", deadline_ms=20_000) for name in guilty]
+    with site(tmp_path, store, *routes, top="threads = 1") as home:
+        for device, (value, _) in guilty.items():
+            for n in range(12):
+                numbers = bad.floats(value if n == 5 else 1, 2, 3, 4)
+                home.send(f"{device}/{n}", numbers, content_type=TENSOR)
+        for device, (_, reason) in guilty.items():
+            fates = [home.ear.result(f"{device}/{n}")["reason"] for n in range(12)]
+            assert fates == [reason if n == 5 else None for n in range(12)]
+        assert home.check_books()["failed"] == 2
 
 
 @pytest.mark.parametrize("device", ["quarters", "halves", "vault"])
@@ -291,7 +310,10 @@ def test_the_healthy_streams_kept_their_beat(
     for stream in scene.steady:
         stream.stop()
     for stream in scene.steady:
-        record_property(stream.stream, round(stream.check_kept(scene.home.ear), 4))
+        # A frame that shares its run with one that hangs is answered after the time limit, and the next of its
+        # stream behind it: every frame of `patient` is answered, a stall of two limits stays in the slope.
+        least = 0.90 if stream.stream == "patient/steady" else 0.98
+        record_property(stream.stream, round(stream.check_kept(scene.home.ear, least=least), 4))
 
 
 def test_the_books_close_over_all_of_it(scene: Scene) -> None:
