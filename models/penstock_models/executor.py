@@ -15,14 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory
-from penstock_models.bundle import open_bundle
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
 from penstock_models.servable import TIMED_OUT, Servable
+from penstock_models.store import open_version
 from penstock_models.workers import Job, Jobs, Worker
 
 T = TypeVar("T")
@@ -70,7 +71,9 @@ class ThreadExecutor:
         )
 
     async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
-        """Load one bundle, prove its placement, run its golden samples. A cancelled load frees what it opened.
+        """Load one version (a bundle, or a folder with a bare model file), prove its placement, run its golden samples.
+
+        A cancelled load frees what it opened.
 
         Raises:
             BundleError, PlacementError: with a reason that names the file and what to do.
@@ -203,7 +206,7 @@ class ThreadExecutor:
 
 
 def _open_and_check(path: str, devices: tuple[str, ...], max_pixels: int) -> Servable:
-    servable = Servable.open(open_bundle(path), devices, max_pixels=max_pixels)
+    servable = Servable.open(open_version(Path(path)), devices, max_pixels=max_pixels)
     problems = servable.golden()
     if problems:
         servable.close()

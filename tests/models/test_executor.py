@@ -13,7 +13,9 @@ from penstock_models.bundle import Bundle, write_bundle
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.executor import MAX_STUCK, ThreadExecutor
 from penstock_models.items import Executor, Item, Outcome, ServableInfo
+from penstock_models.store import resolve
 from tests.models.loaded import bundle, fates, floats, integers, looper, output, picker, scaler, summer
+from tests.models.onnx_files import autoencoder
 
 FOREVER = 2**62  # turns of a loop
 LIMIT_S = 0.2
@@ -61,6 +63,17 @@ async def test_bundle_that_cannot_be_loaded_leaves_the_executor_usable(
     with pytest.raises(UsageError, match="sha256:none"):
         await executor.run("sha256:none", [], 1.0)
     assert await executor.load(written(bundle(scaler()), tmp_path))
+
+
+async def test_bare_model_folder_is_loaded_as_the_store_resolves_it(
+    executor: ThreadExecutor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "halves" / "3"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(autoencoder())
+    info = await executor.load(str(resolve(tmp_path, "halves")))
+    assert (info.name, info.version) == ("halves", 3)
+    assert await executor.probe(info.digest)
 
 
 async def test_model_that_raises(executor: ThreadExecutor, tmp_path: Path) -> None:
