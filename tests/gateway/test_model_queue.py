@@ -172,3 +172,13 @@ def test_within_a_stream_rank_decides_then_arrival(ranks: list[int]) -> None:
         queue.push(frame(a, n, rank))
     expected = [f"a{n}" for n in sorted(range(len(ranks)), key=lambda n: (ranks[n], n))]
     assert ids(queue.take(99, 0.0, 0.0).batch) == expected
+
+
+def test_superseded_frames_are_forgotten_long_before_their_deadline() -> None:
+    queue, a = ModelQueue(), stream("a")
+    for n in range(10_000):
+        for older in list(a.waiting):
+            queue.remove(older)
+        queue.push(frame(a, n, deadline=1e6))
+    assert len(queue._deadlines) < 200
+    assert queue.next_deadline() == 1e6 and ids(queue.expire(1e6)) == ["a9999"]
