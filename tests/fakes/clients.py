@@ -1,25 +1,21 @@
-"""Independent MQTT clients for the system tests: a device that sends, an ear that hears, and the Mosquitto tools.
+"""Independent MQTT clients for the system tests: a device that sends, and an ear that hears.
 
-None of them is the gateway's own link: paho and Mosquitto's programs speak to the broker as a customer's would. The
-ear holds every message of ours against its schema.
+They are not the gateway's own link: paho speaks to the broker as a customer's client would. The ear holds every
+message of ours against its schema. `clients_steady` sends to a beat, `clients_mosquitto` are Mosquitto's programs.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-import numpy as np
 from paho.mqtt import client as mqtt
 from paho.mqtt.client import MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -200,120 +196,6 @@ class Ear(Client):
     def close(self) -> None:
         super().close()
         self.check()
-
-
-@dataclass
-class Steady:
-    """A stream that never misses its beat: an open loop on a thread, frame n at its intended time.
-
-    It ends with `stop`, or after `count` frames.
-    """
-
-    device: Device
-    topic: str
-    rate: float
-    make: Callable[[int], bytes]
-    qos: int = 1
-    content_type: str = ""
-    user: Callable[[int], dict[str, object]] = lambda n: {}
-    count: int = 1 << 53
-    sent: int = 0
-    began: float = 0.0
-    _end: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    @property
-    def stream(self) -> str:
-        return "/".join(self.topic.split("/")[4:6])
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"steady {self.topic}", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._end.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def join(self) -> None:
-        """Wait until all `count` frames are sent."""
-        assert self._thread is not None
-        self._thread.join()
-
-    def _wait_s(self) -> float:
-        return max(0.0, self.began + self.sent / self.rate - time.monotonic())
-
-    def _run(self) -> None:
-        self.began = time.monotonic()
-        while self.sent < self.count and not self._end.wait(self._wait_s()):
-            n = self.sent
-            self.device.send(
-                self.topic, self.make(n), self.qos, content_type=self.content_type, user=self.user(n)
-            )
-            self.sent += 1
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def check_kept(self, ear: Ear, *, least: float = 0.98) -> float:
-        """Every frame was answered `ok`, at the nominal rate; returns the rate as a share of it.
-
-        The rate is the slope of the answers' times: what one late answer at either end says is not a rate.
-        """
-        ear.result(self.stream, self.sent)
-        ending = f"/{self.stream}/result"
-        heard = [h for h in ear.heard("result") if h.topic.endswith(ending)]
-        wrong = [h.body for h in heard if h.body["status"] != "ok"]
-        assert not wrong and len(heard) == self.sent, f"{len(heard)} of {self.sent}; {wrong[:3]}"
-        seconds = np.polyfit(range(len(heard)), [h.at for h in heard], 1)[0]
-        share = float(1 / seconds / self.rate)
-        assert share >= least, f"{self.stream}: {share:.3f} of its {self.rate}/s"
-        return share
-
-
-def mosquitto_pub(broker: Broker, topic: str, path: Path, *, version: str, qos: int = 0) -> None:
-    """Publish a file as the manual says: `mosquitto_pub -t TOPIC -f FILE`."""
-    command = ["mosquitto_pub", "-h", broker.host, "-p", str(broker.port), "-V", version]
-    subprocess.run([*command, "-q", str(qos), "-t", topic, "-f", str(path)], check=True, timeout=WAIT_S)
-
-
-@contextmanager
-def mosquitto_sub(broker: Broker, topic: str, *, version: str) -> Iterator[Callable[[], bytes]]:
-    """`mosquitto_sub -C 1`, subscribed already; call what it gives for the one payload."""
-    # It says on a pipe what it says, not what fills a buffer: without `-oL` the SUBACK would be seen at its end.
-    command = [
-        "stdbuf",
-        "-oL",
-        "mosquitto_sub",
-        "-d",
-        "-h",
-        broker.host,
-        "-p",
-        str(broker.port),
-        "-V",
-        version,
-    ]
-    command += ["-q", "1", "-C", "1", "-W", str(int(WAIT_S)), "-F", "payload %p", "-t", topic]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, b"")
-        assert any(b"SUBACK" in line for line in lines), "mosquitto_sub ended"
-
-        def payload() -> bytes:
-            said = next((line for line in lines if line.startswith(b"payload ")), b"")
-            assert said, f"mosquitto_sub heard nothing on {topic} in {WAIT_S} s"
-            return said.removeprefix(b"payload ").rstrip(b"\n")
-
-        try:
-            yield payload
-        finally:
-            process.kill()
 
 
 def envelope(data: object, **keys: object) -> bytes:

@@ -19,7 +19,8 @@ import pytest
 
 from tests.conftest import realdata_path
 from tests.fakes import misbehaving_payloads as bad
-from tests.fakes.clients import Device, Steady, envelope
+from tests.fakes.clients import Device, envelope
+from tests.fakes.clients_steady import Steady
 from tests.fakes.gateway_site import Site, device_route, site, topic
 from tests.fakes.misbehaving import RawPublisher
 

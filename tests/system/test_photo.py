@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.fakes.clients import mosquitto_pub, mosquitto_sub
+from tests.fakes.clients_mosquitto import mosquitto_pub, mosquitto_sub
 from tests.fakes.gateway_site import Site, device_route, route, site, topic
 from tests.fakes.schemas import validate
 

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import pytest
 
-from tests.fakes.clients import Steady
+from tests.fakes.clients_steady import Steady
 from tests.fakes.gateway_site import STATUS_TOPIC, device_route, site, topic
 
 pytestmark = pytest.mark.system
