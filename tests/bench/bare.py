@@ -23,7 +23,7 @@ os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = "16800000"
 
 import cv2
 import numpy as np
-import simplejpeg
+import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,7 +35,7 @@ cv2.setNumThreads(0)
 
 def onnx(path: Path, intra: int | None = 1) -> Callable[[Array], list[Array]]:
     """One session; `intra` None leaves ONNX Runtime's defaults."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -44,12 +44,12 @@ def onnx(path: Path, intra: int | None = 1) -> Callable[[Array], list[Array]]:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {name: batch})  # type: ignore[no-any-return]
+    return lambda batch: session.run(None, {name: batch})
 
 
 def tflite(path: Path, threads: int | None = 1, batch: int = 1) -> Callable[[Array], Array]:
     """One interpreter; `threads` None leaves LiteRT's default."""
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
 
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
     first = interpreter.get_input_details()[0]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
-from bare import RECIPES
+from bare import RECIPES  # type: ignore[import-not-found]
 from paho.mqtt.enums import CallbackAPIVersion
 
 recipe, kit, port = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

@@ -8,7 +8,7 @@ from penstock_gateway.timing import EARLIEST_TS, FUTURE_MS, Timing, judge
 NOW_MS = 1_790_000_000_000
 
 
-def timing(mode: str = "latest", **given: int | None) -> Timing:
+def timing(mode: str = "latest", /, **given: int | None) -> Timing:
     values = {"ts": None, "dl": None, "expiry_s": None, **given}
     return judge(mode=mode, deadline_ms=1000, max_age_ms=60_000, arrived=10.0, arrived_ms=NOW_MS, **values)
 

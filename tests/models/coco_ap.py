@@ -60,7 +60,7 @@ def _overlap(box: list[float], annotation: dict[str, Any]) -> float:
     across = max(0.0, min(box[2], x + w) - max(box[0], x))
     down = max(0.0, min(box[3], y + h) - max(box[1], y))
     own = (box[2] - box[0]) * (box[3] - box[1])
-    return across * down / (own if annotation["iscrowd"] else own + w * h - across * down)
+    return float(across * down / (own if annotation["iscrowd"] else own + w * h - across * down))
 
 
 def _area(flags: np.ndarray[Any, Any], positives: int) -> float:

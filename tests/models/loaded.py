@@ -37,7 +37,7 @@ def integers(*values: int, stream: str = "") -> Item:
     return Item(Tensor(np.array(values, "<i8").tobytes(), "int64"), stream)
 
 
-def output(outcome: Outcome, name: str = "y") -> list[Any]:
+def output(outcome: Outcome, name: str = "y") -> Any:
     """The values of one raw output."""
     assert isinstance(outcome, Answer) and outcome.outputs is not None, outcome
     tensor = outcome.outputs[name]
@@ -53,7 +53,7 @@ def fates(outcomes: Sequence[Outcome]) -> list[str]:
     return [fate(outcome) for outcome in outcomes]
 
 
-def scaler(rows: int | str = "n", width: int = 2, dtype: int = TensorProto.FLOAT) -> bytes:
+def scaler(rows: int | str = "n", width: int = 2, dtype: Any = TensorProto.FLOAT) -> bytes:
     """y = 2 · x, (rows, width)."""
     name = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT64: "int64"}.get(
         dtype

@@ -98,7 +98,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path, monkeypatch: pytest
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ustar.os, "fsync", full)
+    monkeypatch.setattr("penstock_models.ustar.os.fsync", full)
     with pytest.raises(UsageError, match="No space left"):
         write_bundle(MANIFEST_OBJECT, FILES, tmp_path / "out" / "x.bundle")
     assert list((tmp_path / "out").iterdir()) == []
@@ -181,7 +181,7 @@ def test_tricks_of_an_archive_are_refused(tmp_path: Path, extra: list[Any], word
 
 
 def test_long_names_are_refused(tmp_path: Path) -> None:
-    long = [("d/" * 60 + "x" * 80, b"")]
+    long: list[Any] = [("d/" * 60 + "x" * 80, b"")]
     assert "long name" in refused(tar_of(tmp_path, whole(long), format=tarfile.GNU_FORMAT))
     assert "extended header" in refused(tar_of(tmp_path, whole(long), format=tarfile.PAX_FORMAT))
     prefixed: list[Any] = [("d" * 60 + "/" + "x" * 80, b"")]

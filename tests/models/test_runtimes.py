@@ -145,7 +145,7 @@ def test_litert_interpreters_are_not_shared_between_threads(realdata: Path) -> N
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda row: session.run({"conv2d_input": row})["Identity"], x))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert sum(len(idle) for idle in session._idle.values()) <= MAX_IDLE  # type: ignore[attr-defined]
+    assert sum(len(idle) for idle in session._idle.values()) <= MAX_IDLE  # type: ignore[attr-defined, misc]
 
 
 def test_litert_wrong_shape_is_a_run_error(realdata: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from penstock_models import onnx_file, safety, tflite_file
 from penstock_models.errors import ModelRefused
@@ -36,7 +36,7 @@ def with_node(node: object) -> bytes:
     return bytes(files.model([node], IN, OUT).SerializeToString())  # type: ignore[list-item]
 
 
-def within_branch(node: object) -> bytes:
+def within_branch(node: NodeProto) -> bytes:
     branch = helper.make_graph([node], "branch", [], OUT)
     condition = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     made = files.model([condition], [*IN, files.tensor("c", [], TensorProto.BOOL)], OUT)
