@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from penstock_gateway.frames import NO_DEADLINE, Frame
 from penstock_gateway.ledger import Fate
@@ -24,6 +26,9 @@ SHARED_S = 0.001
 """Work that is longer than this is shared among the free slots: below it, a second hop costs more than it saves."""
 
 BATCH_ITEMS = 64
+
+FIRST_TRY_S = 0.25
+"""A run that is not a frame's last try is given up after this: its neighbours wait for no longer than that."""
 
 IN_QUEUE: Fate = ("expired", "in_queue")
 PREDICTED_LATE: Fate = ("expired", "predicted_late")
@@ -67,9 +72,13 @@ class RunTime:
         self._timed_out = timed_out
         self._last_run = now
 
-    def timeout_s(self, items: int) -> float:
-        """When a run counts as hung: five times the prediction, at least 1 s, at most 60 s."""
-        return min(60.0, max(1.0, 5 * self.item_s * items))
+    def timeout_s(self, items: int, last_try: bool = True) -> float:
+        """When a run counts as hung: five times the prediction, at most 60 s, and at least 1 s where it is the last try.
+
+        A batch, and the first run alone of a frame of a batch that hung, are given up sooner: what is given up there
+        is run again.
+        """
+        return min(60.0, max(1.0 if last_try else FIRST_TRY_S, 5 * self.item_s * items))
 
 
 class ModelRun:
@@ -81,8 +90,19 @@ class ModelRun:
         self.run_time = RunTime(info.p50_ms / 1e3)
 
 
+class Suspect(NamedTuple):
+    """A frame of a batch that hung. It is run alone, and its stream waits for it."""
+
+    model: ModelRun
+    frame: Frame
+    last_try: bool = False
+
+
 class Dispatcher:
     """Runs the batches of all models on one executor.
+
+    A batch that hangs is ended and taken apart: its frames run alone, one of them at a time, so that the other slots
+    go on with the frames of healthy streams and only the guilty frame is `failed: model_timeout`.
 
     Args:
         slots: batches at a time: the executor's threads.
@@ -108,6 +128,8 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: asyncio.TaskGroup | None = None
+        self._suspects: deque[Suspect] = deque()
+        self._trying = False
 
     async def run(self) -> None:
         """Own the batches until cancelled."""
@@ -119,28 +141,43 @@ class Dispatcher:
             finally:
                 self._tasks = None  # what still becomes durable waits for the next start
                 self._disarm()
+                self._on_settled([suspect.frame for suspect in self._suspects], SHUTDOWN)
+                self._suspects.clear()
 
     def kick(self) -> None:
         """Start batches while there are frames and free slots. Call it after a burst of pushes."""
         if self._tasks is None:
             return
         now = asyncio.get_running_loop().time()
+        if self._free and self._suspects and not self._trying:
+            self._trying = True
+            suspect = self._suspects.popleft()
+            self._start(self._tasks, suspect.model, [suspect.frame], suspect)
         while self._free and (model := self._choose()) is not None:
             batch = self._form(model, now)
             if batch:
-                self._free -= 1
-                self._idle.clear()
-                self._tasks.create_task(self._run(model, batch), name=f"batch {model.info.name}")
+                self._start(self._tasks, model, batch)
         self._arm()
+
+    def _start(
+        self, tasks: asyncio.TaskGroup, model: ModelRun, batch: list[Frame], suspect: Suspect | None = None
+    ) -> None:
+        self._free -= 1
+        self._idle.clear()
+        tasks.create_task(self._run(model, batch, suspect), name=f"batch {model.info.name}")
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until nothing waits and nothing runs; False when that takes longer than `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while any(m.queue.waiting for m in self.models) or self._free < self._slots:
+                while not self._done():
                     self._idle.clear()
                     await self._idle.wait()
-        return not any(m.queue.waiting for m in self.models) and self._free == self._slots
+        return self._done()
+
+    def _done(self) -> bool:
+        waiting = any(model.queue.waiting for model in self.models)
+        return not waiting and not self._suspects and self._free == self._slots
 
     def _choose(self) -> ModelRun | None:
         """The next model with waiting frames, round robin."""
@@ -161,33 +198,53 @@ class Dispatcher:
             self._on_settled(taken.predicted_late, PREDICTED_LATE)
         return taken.batch
 
-    async def _run(self, model: ModelRun, batch: list[Frame]) -> None:
+    async def _run(self, model: ModelRun, batch: list[Frame], suspect: Suspect | None) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        items = [frame.item for frame in batch if frame.item is not None]
+        last_try = suspect.last_try if suspect is not None else len(batch) == 1
         outcomes: Sequence[Outcome]
         try:
-            outcomes = await self._executor.run(
-                model.info.digest, items, model.run_time.timeout_s(len(batch))
-            )
+            outcomes = await self._execute(model, batch, model.run_time.timeout_s(len(batch), last_try))
         except asyncio.CancelledError:
             self._on_settled(batch, SHUTDOWN)
             raise
-        except (
-            Exception
-        ) as error:  # whatever an executor raises, these frames need a fate and the others a gateway
-            log.exception("batch failed", model=model.info.name)
-            outcomes = [Refusal("failed", "internal", str(error))] * len(batch)
         finally:
             self._free += 1
-            model.queue.release(batch)
+            if suspect is not None:
+                self._trying = False
         now = loop.time()
-        timed_out = any(isinstance(o, Refusal) and o.reason == "model_timeout" for o in outcomes)
-        model.run_time.ran(len(batch), now - began, now, timed_out)
+        hung = [frame for frame, outcome in zip(batch, outcomes, strict=True) if _timed_out(outcome)]
+        model.run_time.ran(len(batch), now - began, now, bool(hung))
+        if hung and not last_try:
+            self._suspect(model, hung, alone=suspect is not None)
+            outcomes = [outcome for outcome in outcomes if not _timed_out(outcome)]
+            batch = [frame for frame in batch if frame not in hung]
         self._on_outcomes(model, batch, outcomes)
+        held = {suspect.frame.stream for suspect in self._suspects}
+        model.queue.release([frame for frame in batch if frame.stream not in held])
         self.kick()
         if self._free == self._slots:
             self._idle.set()
+
+    async def _execute(self, model: ModelRun, batch: list[Frame], timeout_s: float) -> Sequence[Outcome]:
+        """The executor's outcomes. Whatever it raises, these frames need a fate and the others a gateway."""
+        items = [frame.item for frame in batch if frame.item is not None]
+        try:
+            return await self._executor.run(model.info.digest, items, timeout_s)
+        except Exception as error:
+            log.exception("batch failed", model=model.info.name)
+            return [Refusal("failed", "internal", str(error))] * len(batch)
+
+    def _suspect(self, model: ModelRun, hung: list[Frame], alone: bool) -> None:
+        """Have frames run alone: those that did for the first time, sooner than one that hung alone already.
+
+        A frame's stream keeps its order: nothing of it runs before the frame has its fate.
+        """
+        follows = any(suspect.frame.stream is hung[0].stream for suspect in self._suspects)
+        if alone and follows:
+            self._suspects.appendleft(Suspect(model, hung[0], last_try=True))
+        else:
+            self._suspects.extend(Suspect(model, frame, last_try=alone) for frame in hung)
 
     def _arm(self) -> None:
         """One timer at the earliest deadline of all waiting frames."""
@@ -211,3 +268,7 @@ class Dispatcher:
             if expired := model.queue.expire(now):
                 self._on_settled(expired, IN_QUEUE)
         self._arm()
+
+
+def _timed_out(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refusal) and outcome.reason == "model_timeout"

@@ -29,7 +29,6 @@ from penstock_models.workers import Job, Jobs, Worker
 T = TypeVar("T")
 
 GRACE_S = 0.5  # for an ended run to come back, before its thread is abandoned
-RETRY_LIMITS = 4  # time limits that running the items of one timed-out batch again may take in all
 MAX_STUCK = 4  # abandoned threads of one version, after which its runs fail at once
 CLOSE_S = 5.0
 LOAD_NICE = 19
@@ -92,8 +91,8 @@ class ThreadExecutor:
     async def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> list[Outcome]:
         """Run one batch. As many outcomes as items, in order; never raises for an item or a model.
 
-        The limit counts from when a thread takes the batch. Of a batch that exceeds it the items are run again one by
-        one, so that only the guilty one is `failed: model_timeout`; that takes at most `RETRY_LIMITS` limits more.
+        The limit counts from when a thread takes the batch. Of a batch that exceeds it every item that was not yet
+        answered is `failed: model_timeout`; run each alone to find the guilty one.
 
         Raises:
             UsageError: nothing of that digest is loaded, or the executor is closed.
@@ -137,31 +136,12 @@ class ThreadExecutor:
     async def _run(self, servable: Servable, items: list[Item], timeout_s: float) -> list[Outcome]:
         try:
             outcomes = await self._within(servable, partial(servable.run, items), timeout_s)
-            if outcomes is None:
-                outcomes = [TIMED_OUT] * len(items)
-            if len(items) > 1 and TIMED_OUT in outcomes:
-                return await self._one_by_one(servable, items, outcomes, timeout_s)
-            return outcomes
+            return [TIMED_OUT] * len(items) if outcomes is None else outcomes
         except (
             Exception
         ) as error:  # a fault of ours must not end the gateway, and must not look like the model's
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             return [Refusal("failed", "internal", text)] * len(items)
-
-    async def _one_by_one(
-        self, servable: Servable, items: list[Item], outcomes: list[Outcome], timeout_s: float
-    ) -> list[Outcome]:
-        """Each unanswered item of a timed-out batch on its own, until the time for that is over."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + RETRY_LIMITS * timeout_s
-        found: list[Outcome] = []
-        for item, outcome in zip(items, outcomes, strict=True):
-            if outcome != TIMED_OUT or clock() >= until or self._closed:
-                found.append(outcome)
-                continue
-            alone = await self._within(servable, partial(servable.run, [item]), timeout_s)
-            found.append(TIMED_OUT if alone is None else alone[0])
-        return found
 
     async def _within(self, servable: Servable, call: Callable[[], T], timeout_s: float) -> T | None:
         """The call's answer; None where it did not come back, or too many threads are stuck in this version."""

@@ -154,8 +154,9 @@ class Executor(Protocol):
     async def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> list[Outcome]:
         """One call for a whole batch: decode, pre-process, run, post-process. As many outcomes as items, in order.
 
-        A bad item never fails its batch: the batch is bisected. A run that exceeds `timeout_s` is ended and its
-        items are `failed: model_timeout`. Cancelling the caller leaves the executor usable.
+        A bad item never fails its batch: the batch is bisected. A run that exceeds `timeout_s` is ended, and its
+        items without an answer are `failed: model_timeout`: of several, each deserves a run alone. Cancelling the
+        caller leaves the executor usable.
         """
 
     async def probe(self, digest: str) -> bool:

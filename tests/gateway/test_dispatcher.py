@@ -12,7 +12,7 @@ from penstock_gateway.dispatcher import Dispatcher, ModelRun, RunTime
 from penstock_gateway.frames import Frame, Stream
 from penstock_gateway.ledger import Counts, Fate
 from penstock_models.items import Answer, Item, Outcome, Refusal, Tensor
-from tests.fakes.gateway_core import FakeExecutor, servable, turns
+from tests.fakes.gateway_core import ANSWER, FakeExecutor, servable, turns
 
 ITEM = Item(Tensor(b"x"))
 
@@ -167,3 +167,50 @@ async def test_drain_waits_for_queue_and_runs_and_gives_up_in_time() -> None:
         assert not draining.done()
         await desk.executor.finish()
         assert await draining and len(desk.done) == 2
+
+
+TIMED_OUT = Refusal("failed", "model_timeout")
+
+
+async def test_a_batch_that_hung_is_taken_apart_and_only_the_guilty_frame_fails() -> None:
+    async with running(Desk()) as desk:
+        for name in "abcd":
+            desk.push(name)
+        desk.dispatcher.kick()
+        await desk.executor.finish(lambda _: TIMED_OUT)
+        assert desk.done == []
+        for name in ("a", "b"):
+            await desk.executor.finish()
+            assert desk.done[-1] == (name, ANSWER)
+        await desk.executor.finish(
+            lambda _: TIMED_OUT
+        )  # c alone, for the first time: its neighbours go first
+        await desk.executor.finish()
+        assert desk.done[-1] == ("d", ANSWER)
+        await desk.executor.finish(lambda _: TIMED_OUT)
+        assert desk.done[-1] == ("c", TIMED_OUT)
+        assert await desk.dispatcher.drain(1.0)
+
+
+async def test_suspects_leave_a_slot_to_the_healthy() -> None:
+    async with running(Desk(slots=2)) as desk:
+        for name in "abcd":
+            desk.push(name)
+        desk.dispatcher.kick()
+        await desk.executor.finish(lambda _: TIMED_OUT)
+        desk.push("healthy")
+        desk.dispatcher.kick()
+        await turns()
+        assert len(desk.executor.running) == 2
+        await desk.executor.finish()
+        assert ("healthy", ANSWER) in desk.done
+
+
+async def test_suspects_that_wait_at_the_stop_have_a_fate() -> None:
+    desk = Desk()
+    async with running(desk):
+        for name in "abc":
+            desk.push(name)
+        desk.dispatcher.kick()
+        await desk.executor.finish(lambda _: TIMED_OUT)
+    assert sorted(desk.settled) == [(name, ("dropped", "shutdown")) for name in "abc"]
