@@ -51,7 +51,8 @@ Number = Annotated[int, Meta(ge=0, le=MAX_INT)]
 _SHAPE_SCHEMA = {
     "minItems": 1,
     "maxItems": MAX_DIMS,
-    "items": {"type": "integer", "minimum": 1, "maximum": MAX_DIM},
+    # in a schema of its own: the generator's `items` would take this one's place
+    "allOf": [{"items": {"minimum": 1, "maximum": MAX_DIM}}],
 }
 
 
