@@ -67,6 +67,8 @@ async def check(folder: Path, row: int, through: int) -> int:
         assert await journal.close(10.0)
 
 
+@pytest.mark.system
+@pytest.mark.soak
 @pytest.mark.timeout(60 + 3 * CUTS)
 def test_no_row_that_was_called_durable_is_lost_in_a_power_cut() -> None:
     seed = random.randrange(1 << 32)
