@@ -1,4 +1,4 @@
-"""A QoS 1 flow of numbered windows, and a listener of results: what a durability test sends and what it saw.
+"""A QoS 1 flow of numbered windows, and listeners of results and receipts: what a durability test sent and saw.
 
 Both are independent clients (paho-mqtt) in threads of their own, so that nothing of the gateway judges itself. The
 publisher keeps the pace of the flow whatever happens behind the broker, as a device does.
@@ -120,6 +120,36 @@ class Results:
         while marker not in self._markers:
             assert time.monotonic() < deadline, "the listener's own marker did not come back"
             time.sleep(0.01)
+
+    def close(self) -> None:
+        self._client.loop_stop()
+        self._client.disconnect()
+
+
+class Receipts:
+    """What the devices were told: for each (device, stream) the last receipt."""
+
+    def __init__(self, port: int) -> None:
+        self.told: dict[tuple[str, str], dict[str, object]] = {}
+        self._client = _client(port, None, "receipts-listener", 0)
+        self._client.on_message = lambda _c, _u, message: self._note(message.topic, message.payload)
+        self._client.loop_start()
+        self._client.subscribe("penstock/v1/home/dev/+/+/receipt", qos=1)
+
+    def _note(self, topic: str, payload: bytes | bytearray) -> None:
+        _, _, _, _, device, stream, _ = topic.split("/")
+        self.told[device, stream] = json.loads(payload)
+
+    def covered(self, device: str) -> set[Key]:
+        """The windows that the device need not send again."""
+        keys: set[Key] = set()
+        for (told, stream), receipt in dict(self.told).items():
+            if told != device:
+                continue
+            through, missing = receipt["through"], receipt["missing"]
+            assert isinstance(through, int) and missing == []
+            keys |= {(device, stream, str(receipt["boot"]), seq) for seq in range(through + 1)}
+        return keys
 
     def close(self) -> None:
         self._client.loop_stop()

@@ -5,22 +5,18 @@ the cut would leave it, and a second gateway started on the copy, with a broker 
 what the first one had acknowledged, so what the receipts promised must be in the state folder.
 """
 
-import json
 import os
 import random
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.fakes.broker import Broker, mosquitto
-from tests.fakes.flow import Flow, Key, Results
+from tests.fakes.flow import Flow, Key, Receipts, Results
 from tests.fakes.gateway import Gateway, gateway
 from tests.fakes.powercut import PowerCutDisk
 from tests.system.test_kill import BUNDLE, CONFIG, WINDOW
@@ -29,35 +25,6 @@ CUTS = 20 if os.environ.get("PENSTOCK_SOAK") == "1" else 3
 QUEUE = "max_queued_messages 100000\nmax_inflight_messages 1000"
 
 pytestmark = [pytest.mark.system, pytest.mark.soak, pytest.mark.timeout(60 + 15 * CUTS)]
-
-
-class Receipts:
-    """What the device was told: for each stream the last receipt."""
-
-    def __init__(self, port: int) -> None:
-        self.told: dict[str, dict[str, object]] = {}
-        self._heard = threading.Event()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-        self._client.on_message = lambda _c, _u, message: self._note(message.topic, message.payload)
-        self._client.connect("127.0.0.1", port)
-        self._client.subscribe("penstock/v1/home/dev/+/+/receipt", qos=1)
-        self._client.loop_start()
-
-    def _note(self, topic: str, payload: bytes | bytearray) -> None:
-        self.told[topic.split("/")[5]] = json.loads(payload)
-
-    def covered(self, device: str) -> set[Key]:
-        """The windows that the device need not send again."""
-        keys: set[Key] = set()
-        for stream, receipt in dict(self.told).items():
-            through, missing = receipt["through"], receipt["missing"]
-            assert isinstance(through, int) and missing == []
-            keys |= {(device, stream, str(receipt["boot"]), seq) for seq in range(through + 1)}
-        return keys
-
-    def close(self) -> None:
-        self._client.loop_stop()
-        self._client.disconnect()
 
 
 def a_gateway(folder: Path, broker: Broker, state: Path) -> Gateway:

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.broker import Broker, mosquitto
-from tests.fakes.flow import Flow, Key, Results
+from tests.fakes.flow import Flow, Key, Receipts, Results
 from tests.fakes.gateway import Gateway, gateway
 from tests.fakes.gateway_site import ROOMY, config, route
 from tests.system.test_disk_full import fill, small_disk
-from tests.system.test_gateway_power_cut import Receipts
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(150)]
 
