@@ -98,6 +98,20 @@ class Suspect(NamedTuple):
     last_try: bool = False
 
 
+class Batch(NamedTuple):
+    """Frames that run, since `began` (the loop's clock). `suspect` is the one that runs alone."""
+
+    model: ModelRun
+    frames: list[Frame]
+    began: float
+    suspect: Suspect | None
+
+    @property
+    def last_try(self) -> bool:
+        """Whether what hangs now is the guilty frame."""
+        return self.suspect.last_try if self.suspect is not None else len(self.frames) == 1
+
+
 class Dispatcher:
     """Runs the batches of all models on one executor.
 
@@ -127,44 +141,55 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._running: dict[asyncio.Future[list[Outcome]], Batch] = {}
+        self._failed: asyncio.Future[None] | None = None
         self._suspects: deque[Suspect] = deque()
         self._trying = False
 
     async def run(self) -> None:
-        """Own the batches until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+        """Own the batches until cancelled. An exception of a callback ends it."""
+        self._failed = asyncio.get_running_loop().create_future()
+        try:
             self.kick()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._tasks = None  # what still becomes durable waits for the next start
-                self._disarm()
-                self._on_settled([suspect.frame for suspect in self._suspects], SHUTDOWN)
-                self._suspects.clear()
+            await self._failed
+        finally:
+            self._failed = None  # what still becomes durable waits for the next start
+            self._disarm()
+            running, self._running = self._running, {}
+            for future, batch in running.items():
+                future.cancel()
+                self._on_settled(batch.frames, SHUTDOWN)
+            self._on_settled([suspect.frame for suspect in self._suspects], SHUTDOWN)
+            self._suspects.clear()
 
     def kick(self) -> None:
         """Start batches while there are frames and free slots. Call it after a burst of pushes."""
-        if self._tasks is None:
+        if self._failed is None:
             return
         now = asyncio.get_running_loop().time()
         if self._free and self._suspects and not self._trying:
             self._trying = True
             suspect = self._suspects.popleft()
-            self._start(self._tasks, suspect.model, [suspect.frame], suspect)
+            self._start(Batch(suspect.model, [suspect.frame], now, suspect))
         while self._free and (model := self._choose()) is not None:
-            batch = self._form(model, now)
-            if batch:
-                self._start(self._tasks, model, batch)
+            frames = self._form(model, now)
+            if frames:
+                self._start(Batch(model, frames, now, None))
         self._arm()
 
-    def _start(
-        self, tasks: asyncio.TaskGroup, model: ModelRun, batch: list[Frame], suspect: Suspect | None = None
-    ) -> None:
+    def _start(self, batch: Batch) -> None:
+        """Give a batch to the executor. No task of its own: a turn of the loop costs about as much as the hop itself."""
         self._free -= 1
         self._idle.clear()
-        tasks.create_task(self._run(model, batch, suspect), name=f"batch {model.info.name}")
+        items = [frame.item for frame in batch.frames if frame.item is not None]
+        timeout_s = batch.model.run_time.timeout_s(len(items), batch.last_try)
+        try:
+            future = self._executor.run(batch.model.info.digest, items, timeout_s)
+        except Exception as error:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+        self._running[future] = batch
+        future.add_done_callback(self._ended)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until nothing waits and nothing runs; False when that takes longer than `timeout_s`."""
@@ -198,42 +223,34 @@ class Dispatcher:
             self._on_settled(taken.predicted_late, PREDICTED_LATE)
         return taken.batch
 
-    async def _run(self, model: ModelRun, batch: list[Frame], suspect: Suspect | None) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        last_try = suspect.last_try if suspect is not None else len(batch) == 1
-        outcomes: Sequence[Outcome]
+    def _ended(self, future: asyncio.Future[list[Outcome]]) -> None:
+        batch = self._running.pop(future, None)
+        if batch is None or self._failed is None:
+            return
         try:
-            outcomes = await self._execute(model, batch, model.run_time.timeout_s(len(batch), last_try))
-        except asyncio.CancelledError:
-            self._on_settled(batch, SHUTDOWN)
-            raise
-        finally:
-            self._free += 1
-            if suspect is not None:
-                self._trying = False
-        now = loop.time()
-        hung = [frame for frame, outcome in zip(batch, outcomes, strict=True) if _timed_out(outcome)]
-        model.run_time.ran(len(batch), now - began, now, bool(hung))
-        if hung and not last_try:
-            self._suspect(model, hung, alone=suspect is not None)
+            self._settle(batch, future)
+            self.kick()
+        except Exception as error:  # the owner's callbacks: `run` raises it
+            if not self._failed.done():
+                self._failed.set_exception(error)
+
+    def _settle(self, batch: Batch, future: asyncio.Future[list[Outcome]]) -> None:
+        self._free += 1
+        if batch.suspect is not None:
+            self._trying = False
+        model, frames, outcomes = batch.model, batch.frames, _outcomes(batch, future)
+        now = asyncio.get_running_loop().time()
+        hung = [frame for frame, outcome in zip(frames, outcomes, strict=True) if _timed_out(outcome)]
+        model.run_time.ran(len(frames), now - batch.began, now, bool(hung))
+        if hung and not batch.last_try:
+            self._suspect(model, hung, alone=batch.suspect is not None)
             outcomes = [outcome for outcome in outcomes if not _timed_out(outcome)]
-            batch = [frame for frame in batch if frame not in hung]
-        self._on_outcomes(model, batch, outcomes)
+            frames = [frame for frame in frames if frame not in hung]
+        self._on_outcomes(model, frames, outcomes)
         held = {suspect.frame.stream for suspect in self._suspects}
-        model.queue.release([frame for frame in batch if frame.stream not in held])
-        self.kick()
+        model.queue.release([frame for frame in frames if frame.stream not in held])
         if self._free == self._slots:
             self._idle.set()
-
-    async def _execute(self, model: ModelRun, batch: list[Frame], timeout_s: float) -> Sequence[Outcome]:
-        """The executor's outcomes. Whatever it raises, these frames need a fate and the others a gateway."""
-        items = [frame.item for frame in batch if frame.item is not None]
-        try:
-            return await self._executor.run(model.info.digest, items, timeout_s)
-        except Exception as error:
-            log.exception("batch failed", model=model.info.name)
-            return [Refusal("failed", "internal", str(error))] * len(batch)
 
     def _suspect(self, model: ModelRun, hung: list[Frame], alone: bool) -> None:
         """Have frames run alone: those that did for the first time, sooner than one that hung alone already.
@@ -268,6 +285,15 @@ class Dispatcher:
             if expired := model.queue.expire(now):
                 self._on_settled(expired, IN_QUEUE)
         self._arm()
+
+
+def _outcomes(batch: Batch, future: asyncio.Future[list[Outcome]]) -> list[Outcome]:
+    """What the executor gave. Whatever it raised, these frames need a fate and the others a gateway."""
+    try:
+        return future.result()
+    except (Exception, asyncio.CancelledError) as error:
+        log.exception("batch failed", model=batch.model.info.name)
+        return [Refusal("failed", "internal", str(error))] * len(batch.frames)
 
 
 def _timed_out(outcome: Outcome) -> bool:

@@ -55,7 +55,8 @@ class ThreadExecutor:
         self._servables: dict[str, Servable] = {}
         self._stuck: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._running: set[Job[Any]] = set()
         self._closed = False
 
     @property
@@ -88,8 +89,8 @@ class ThreadExecutor:
         self._servables[servable.info.digest] = servable
         return servable.info
 
-    async def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> list[Outcome]:
-        """Run one batch. As many outcomes as items, in order; never raises for an item or a model.
+    def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
+        """Run one batch. As many outcomes as items, in order; the future never raises for an item or a model.
 
         The limit counts from when a thread takes the batch. Of a batch that exceeds it every item that was not yet
         answered is `failed: model_timeout`; run each alone to find the guilty one.
@@ -101,18 +102,15 @@ class ThreadExecutor:
         servable = self._servables.get(digest)
         if servable is None:
             raise UsageError(f"no version {digest} is loaded; load its bundle first")
-        # A task of the executor's own: the limit is kept although the caller is cancelled.
-        task = asyncio.create_task(self._run(servable, list(items), timeout_s), name="executor-run")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        late: list[Outcome] = [TIMED_OUT] * len(items)
+        return self._within(servable, partial(_outcomes, servable, list(items)), timeout_s, late)
 
     async def probe(self, digest: str) -> bool:
         """Run one golden sample (zeros without one) and say whether the answer was right; False if not loaded."""
         servable = self._servables.get(digest)
         if servable is None or self._closed:
             return False
-        return await self._within(servable, servable.probe, PROBE_S) is True
+        return await self._within(servable, servable.probe, PROBE_S, False)
 
     async def close(self) -> None:
         """Let running batches end within `CLOSE_S`, end the others, free every session. May be called twice."""
@@ -130,35 +128,43 @@ class ThreadExecutor:
         self._workers.clear()
 
     async def _settle(self, seconds: float) -> None:
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
+        running = [job.over for job in self._running if not job.over.done()]
+        if running:
+            await asyncio.wait(running, timeout=seconds)
 
-    async def _run(self, servable: Servable, items: list[Item], timeout_s: float) -> list[Outcome]:
-        try:
-            outcomes = await self._within(servable, partial(servable.run, items), timeout_s)
-            return [TIMED_OUT] * len(items) if outcomes is None else outcomes
-        except (
-            Exception
-        ) as error:  # a fault of ours must not end the gateway, and must not look like the model's
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            return [Refusal("failed", "internal", text)] * len(items)
+    def _within(
+        self, servable: Servable, call: Callable[[], T], timeout_s: float, late: T
+    ) -> asyncio.Future[T]:
+        """The call's answer; `late` where it did not come back, or too many threads are stuck in this version.
 
-    async def _within(self, servable: Servable, call: Callable[[], T], timeout_s: float) -> T | None:
-        """The call's answer; None where it did not come back, or too many threads are stuck in this version."""
-        digest = servable.info.digest
+        The limit is kept although the caller is cancelled.
+        """
         with self._lock:
-            if self._stuck[digest] >= MAX_STUCK:
-                return None
+            stuck = self._stuck[servable.info.digest]
         job = Job(call)
+        if stuck >= MAX_STUCK:
+            job.finish(late)
+            return job.done
+        self._running.add(job)
+        job.over.add_done_callback(lambda _: self._running.discard(job))
+        job.timer = self._loop.call_later(timeout_s, self._check, job, servable, timeout_s, late)
         self._jobs.put(job)
-        worker = await _beyond(job, timeout_s)
-        if worker is None:
-            return await job.done
+        return job.done
+
+    def _check(self, job: Job[T], servable: Servable, timeout_s: float, late: T) -> None:
+        """A limit may be over. The time before a worker took the job does not count."""
+        worker = job.worker
+        left = timeout_s if worker is None else job.begun + timeout_s - time.monotonic()
+        if worker is None or left > 0:
+            job.timer = self._loop.call_later(left, self._check, job, servable, timeout_s, late)
+            return
         worker.end(job, servable.terminate)
-        await asyncio.wait({job.done}, timeout=GRACE_S)
-        if not job.done.done() and self._abandon(worker, job, digest):
-            return None
-        return await job.done
+        job.timer = self._loop.call_later(GRACE_S, self._give_up, job, worker, servable.info.digest, late)
+
+    def _give_up(self, job: Job[T], worker: Worker, digest: str, late: T) -> None:
+        """A run that was ended did not come back."""
+        if self._abandon(worker, job, digest):
+            job.finish(late)
 
     def _abandon(self, worker: Worker, job: Job[Any], digest: str) -> bool:
         """Replace a thread that does not come back. If it ever does, it ends and is counted out."""
@@ -194,16 +200,12 @@ def _open_and_check(path: str, devices: tuple[str, ...], max_pixels: int) -> Ser
     return servable
 
 
-async def _beyond(job: Job[Any], timeout_s: float) -> Worker | None:
-    """Wait for a job; the worker that is still at it when its limit is over, None where it is done."""
-    left = timeout_s
-    while not job.done.done():
-        if left <= 0 and job.worker is not None:
-            return job.worker
-        await asyncio.wait({job.done}, timeout=max(left, 0.001))
-        # The time before a worker took it does not count; a waiting job is looked at once a limit.
-        left = timeout_s if job.worker is None else job.begun + timeout_s - time.monotonic()
-    return None
+def _outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
+    try:
+        return servable.run(items)
+    except Exception as error:  # a fault of ours must not end the gateway, and must not look like the model's
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return [Refusal("failed", "internal", text)] * len(items)
 
 
 def _close_loaded(done: asyncio.Future[Servable]) -> None:

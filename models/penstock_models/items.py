@@ -7,6 +7,7 @@ an `Outcome` is its answer or the reason why there is none.
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -151,12 +152,12 @@ class Executor(Protocol):
             BundleError, RuntimeRefusal: with a reason that names the file and what to do.
         """
 
-    async def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> list[Outcome]:
+    def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> Future[list[Outcome]]:
         """One call for a whole batch: decode, pre-process, run, post-process. As many outcomes as items, in order.
 
         A bad item never fails its batch: the batch is bisected. A run that exceeds `timeout_s` is ended, and its
-        items without an answer are `failed: model_timeout`: of several, each deserves a run alone. Cancelling the
-        caller leaves the executor usable.
+        items without an answer are `failed: model_timeout`: of several, each deserves a run alone. The future may
+        be cancelled: a batch that no thread took yet is then left out, another one runs on unheard.
         """
 
     async def probe(self, digest: str) -> bool:

@@ -19,9 +19,11 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """A call for a worker. `done` gets its answer or what it raised.
+    """A call for a worker. `done` gets its answer or what it raised, and may be cancelled by whoever waits for it;
+    `over` says that no worker is at it any more, and is never cancelled.
 
-    `worker` and `begun` (`time.monotonic()`) are set when a worker takes it; the loop is not woken for that.
+    `worker` and `begun` (`time.monotonic()`) are set when a worker takes it; the loop is not woken for that. `timer`
+    is the caller's watch over it, cancelled when it is over.
     """
 
     def __init__(self, call: Callable[[], T]) -> None:
@@ -29,12 +31,28 @@ class Job(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self.worker: Worker | None = None
         self.begun = 0.0
+        self.timer: asyncio.TimerHandle | None = None
         self.done: asyncio.Future[T] = self._loop.create_future()
+        self.over: asyncio.Future[None] = self._loop.create_future()
 
-    def settle(self, value: Any, error: BaseException | None) -> None:
-        """Settle `done`, from any thread."""
+    def settle(self, value: Any, error: BaseException | None = None) -> None:
+        """The job is over. From any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            self._loop.call_soon_threadsafe(_settle, self.done, value, error)
+            self._loop.call_soon_threadsafe(self.finish, value, error)
+
+    def finish(self, value: Any, error: BaseException | None = None) -> None:
+        """The same, on the loop; the first one counts."""
+        if self.over.done():
+            return
+        self.over.set_result(None)
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(value)
+        else:
+            self.done.set_exception(error)
 
 
 Jobs = queue.SimpleQueue[Job[Any] | None]
@@ -72,6 +90,7 @@ class Worker:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while (job := self._jobs.get()) is not None:
             if job.done.cancelled():
+                job.settle(None)
                 continue
             with self._lock:
                 self._at = job
@@ -91,12 +110,3 @@ def _answer(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return call(), None
     except BaseException as error:  # a worker must outlive every fault of a job
         return None, error
-
-
-def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)

@@ -224,14 +224,12 @@ class FakeExecutor:
     async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
         raise AssertionError("the models of these tests are not loaded")
 
-    async def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> list[Outcome]:
+    def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
         done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         entry = (list(items), done)
         self.running.append(entry)
-        try:
-            return await done
-        finally:
-            self.running.remove(entry)
+        done.add_done_callback(lambda _: self.running.remove(entry))
+        return done
 
     async def finish(
         self, answer: Callable[[Item], Outcome] = lambda _: ANSWER, count: int = 1 << 30

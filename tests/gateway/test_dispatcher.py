@@ -140,15 +140,25 @@ async def test_an_executor_that_raises_fails_its_batch_and_nothing_else() -> Non
         assert isinstance(desk.done[-1][1], Answer)
 
 
-@pytest.mark.parametrize("begun", [False, True], ids=["before the run", "in the run"])
-async def test_a_cancelled_dispatcher_settles_what_it_had_taken(begun: bool) -> None:
+async def test_a_fault_of_its_owner_ends_the_dispatcher_loudly() -> None:
+    desk = Desk()
+    desk.dispatcher._on_outcomes = lambda *_: 1 / 0  # type: ignore[assignment]
+    task = asyncio.create_task(desk.dispatcher.run())
+    await turns()
+    desk.push("a")
+    desk.dispatcher.kick()
+    await desk.executor.finish()
+    with pytest.raises(ZeroDivisionError):
+        await task
+
+
+async def test_a_cancelled_dispatcher_settles_what_it_had_taken() -> None:
     desk = Desk()
     async with running(desk):
         desk.push("a")
         desk.dispatcher.kick()
-        if begun:
-            await turns()
-            assert desk.executor.running
+        assert desk.executor.running
+    await desk.executor.finish()  # its outcomes come, and nobody takes them any more
     assert desk.settled == [("a", ("dropped", "shutdown"))] and desk.done == []
     desk.push("b")
     desk.dispatcher.kick()  # after the end nothing starts

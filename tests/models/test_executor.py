@@ -105,7 +105,7 @@ async def test_all_hanging_batch_ends_in_bounded_time(executor: ThreadExecutor, 
 
 async def test_ended_run_leaves_the_other_thread_alone(executor: ThreadExecutor, tmp_path: Path) -> None:
     info = await executor.load(written(bundle(looper()), tmp_path))
-    patient = asyncio.create_task(executor.run(info.digest, [integers(3_000_000)], 60.0))
+    patient = asyncio.ensure_future(executor.run(info.digest, [integers(3_000_000)], 60.0))
     hanging = await executor.run(info.digest, [integers(FOREVER)], LIMIT_S)
     assert fates(hanging) == ["failed: model_timeout"]
     assert fates(await patient) == ["ok"]
@@ -134,9 +134,11 @@ async def test_state_does_not_count_twice_when_a_batch_is_run_again(
 
 async def test_cancelled_caller_strands_nobody(executor: ThreadExecutor, tmp_path: Path) -> None:
     info = await executor.load(written(bundle(looper()), tmp_path))
-    callers = [asyncio.create_task(executor.run(info.digest, [integers(FOREVER)], LIMIT_S)) for _ in range(2)]
+    callers = [
+        asyncio.ensure_future(executor.run(info.digest, [integers(FOREVER)], LIMIT_S)) for _ in range(2)
+    ]
     await asyncio.sleep(0)
-    behind = asyncio.create_task(executor.run(info.digest, [integers(1)], 5.0))
+    behind = asyncio.ensure_future(executor.run(info.digest, [integers(1)], 5.0))
     await asyncio.sleep(0)
     for caller in callers:
         caller.cancel()
@@ -210,7 +212,7 @@ async def test_close_ends_what_runs_and_stops_the_threads(
     executor = ThreadExecutor(2)
     threads = [worker._thread for worker in (*executor._workers, executor._loader)]
     info = await executor.load(written(bundle(looper()), tmp_path))
-    hanging = asyncio.create_task(executor.run(info.digest, [integers(FOREVER)], 60.0))
+    hanging = asyncio.ensure_future(executor.run(info.digest, [integers(FOREVER)], 60.0))
     await asyncio.sleep(0)
     began = time.monotonic()
     await executor.close()
