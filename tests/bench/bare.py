@@ -3,9 +3,10 @@
 No broker, no queue, nothing of penstock: OpenCV, Pillow, NumPy and the runtime, one loop a core. Each recipe is
 checked against the kit's measured answer before it is timed.
 
-    python tests/bench/bare.py RECIPE KIT [--image FILE] [--seconds 3] [--threads 2] [--batch 32]
+    python tests/bench/bare.py RECIPE KIT [--image FILE] [--seconds 3] [--threads 2]
 
-prints {"items_per_s": …, "ms": …} as JSON.
+prints {"items_per_s": …, "ms": …} as JSON. With `--cameras N --rate R` the frames come one by one, as from N cameras
+of R frames a second, and it prints {"ms": …, "frames": [[came_s, answered_s], …]}: what the machine does when it is half idle.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
+import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = "16800000"
 import cv2
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
+from arrivals import arrivals  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -200,6 +204,43 @@ def timed(make: Callable[[], Loop], payload: bytes, seconds: float, threads: int
     return sum(counts)
 
 
+def paced(
+    make: Callable[[], Loop], payload: bytes, due: Sequence[float], threads: int
+) -> tuple[float, list[tuple[float, float]]]:
+    """Answer a payload at each moment of `due` (seconds from now).
+
+    Returns:
+        The median time of a call in ms, and when each payload came and was answered, in seconds.
+    """
+    todo: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+    calls_ms: list[float] = []
+    frames: list[tuple[float, float]] = []
+
+    def work(loop: Loop) -> None:
+        while (came := todo.get()) is not None:
+            began = time.perf_counter()
+            loop(payload)
+            ended = time.perf_counter()
+            calls_ms.append((ended - began) * 1e3)
+            frames.append((came, ended))
+
+    loops = [make() for _ in range(threads)]
+    for loop in loops:
+        loop(payload)
+    workers = [threading.Thread(target=work, args=(loop,)) for loop in loops]
+    for worker in workers:
+        worker.start()
+    start = time.perf_counter()
+    for moment in due:
+        time.sleep(max(0.0, start + moment - time.perf_counter()))
+        todo.put(time.perf_counter())
+    for _ in workers:
+        todo.put(None)
+    for worker in workers:
+        worker.join()
+    return statistics.median(calls_ms), sorted(frames)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -209,11 +250,23 @@ def main() -> None:
     parser.add_argument("--image", type=Path)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cameras", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=0.0, help="frames per second of one camera")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     check(options.recipe, options.kit, RECIPES[options.recipe](options.kit))
     batch = 32 if options.recipe == "anomaly" else 1
     payload = options.image.read_bytes() if options.image else os.urandom(640 * batch)
-    n = timed(lambda: RECIPES[options.recipe](options.kit), payload, options.seconds, options.threads) * batch
+
+    def make() -> Loop:
+        return RECIPES[options.recipe](options.kit)
+
+    if options.cameras:
+        due = arrivals(options.cameras, 1 / options.rate, options.seconds, options.seed)
+        ms, frames = paced(make, payload, due, options.threads)
+        print(json.dumps({"ms": ms, "frames": frames}))
+        return
+    n = timed(make, payload, options.seconds, options.threads) * batch
     ms = 1e3 * options.seconds * options.threads / max(n, 1)
     print(json.dumps({"items_per_s": n / options.seconds, "ms": ms}))
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from penstock_gateway.mqtt import Granted, LinkOptions, Message, Publish
 from penstock_gateway.mqtt.link import MqttLink
+from tests.bench.arrivals import phases
 
 
 class Cameras:
@@ -42,11 +42,10 @@ class Cameras:
             if result["status"] == "ok":
                 self.answered[result["seq"]] = now
 
-    async def camera(self, name: str, period_s: float, phase_s: float, seconds: float) -> None:
+    async def camera(self, name: str, period_s: float, phase_s: float, frames: int) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() + phase_s
-        end = due + seconds
-        while due < end:
+        for _ in range(frames):
             await asyncio.sleep(due - loop.time())
             seq = len(self.sent)
             self.sent.append(loop.time())
@@ -65,14 +64,13 @@ async def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     cameras = Cameras(options.port, options.jpeg.read_bytes())
-    phases = random.Random(options.seed)
     period_s = 1 / options.rate
+    frames = int(options.seconds / period_s)
     link = asyncio.create_task(cameras.link.run(cameras.take, cameras))
     await cameras.up_event.wait()
     async with asyncio.TaskGroup() as group:
-        for n in range(options.cameras):
-            phase_s = phases.uniform(0, period_s)
-            group.create_task(cameras.camera(f"cam{n}", period_s, phase_s, options.seconds))
+        for n, phase_s in enumerate(phases(options.cameras, period_s, options.seed)):
+            group.create_task(cameras.camera(f"cam{n}", period_s, phase_s, frames))
     await asyncio.sleep(1.0)  # the last answers
     link.cancel()
     print(json.dumps([[sent, cameras.answered.get(seq)] for seq, sent in enumerate(cameras.sent)]))
