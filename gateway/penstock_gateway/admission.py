@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from penstock_gateway.config import LimitsConfig
 from penstock_gateway.envelope import Header, Parsed, read_message
 from penstock_gateway.formats import Profile
-from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Stream
-from penstock_gateway.header import header_around
+from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Lane, Stream
 from penstock_gateway.identity import RecentDigests, StreamIdentity, Verdict, frame_digest
-from penstock_gateway.lanes import Lane
 from penstock_gateway.mqtt import Message
+from penstock_gateway.salvage import salvage
 from penstock_gateway.timing import Timing, judge
 from penstock_models.items import Item, Refusal
 
@@ -82,13 +81,15 @@ class Admission:
         frame.qos = message.qos
         if message.response_topic and message.response_topic.startswith(self._prefixes):
             frame.response_topic, frame.correlation = message.response_topic, message.correlation
-        parsed = self._parse(message, frame.stream.lane.route.profile)
+        profile = frame.stream.lane.route.profile
+        parsed = self._parse(message, profile)
         if isinstance(parsed, Parsed):
             header = parsed.header
             frame.item = Item(parsed.payload, frame.stream.key)
             frame.rank = 9 - header.pr
         else:
-            header = header_around(message.user)
+            kind = message.content_type or profile.content_type
+            header = salvage(message.payload, kind, message.user)
         frame.seq, frame.boot, frame.ts = header.seq, header.boot, header.ts
         return parsed
 
@@ -106,7 +107,7 @@ class Admission:
         if frame.boot is None or frame.seq is None:
             if stream.lane.route.mode == "latest":  # a clean session has no redelivery
                 return True
-            frame.digest = frame_digest(message.topic, message.payload)
+            frame.digest = frame_digest(message.packet_id, message.topic, message.payload)
             return self._is_new_digest(stream.lane, frame.digest, message.dup)
         verdict, missing = self.number(stream).offer(frame.boot, frame.seq, frame.arrived)
         stream.counts.missing_upstream += missing

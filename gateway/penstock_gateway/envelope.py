@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from penstock_gateway import cbor
-from penstock_gateway.formats import CONTENT_TYPES, ITEM_BYTES, Profile
+from penstock_gateway.formats import CONTENT_TYPES, ITEM_BYTES, Profile, bare_type, sniff
 from penstock_gateway.header import (
     KEYS,
     NO_FIELDS,
@@ -30,7 +30,7 @@ from penstock_gateway.header import (
 )
 from penstock_models.items import EncodedImage, JsonValues, Named, Payload, Refusal, SenML, Tensor
 
-__all__ = ["MAX_INPUTS", "Header", "JsonEnvelope", "Parsed", "read_message", "sniff"]
+__all__ = ["MAX_INPUTS", "Header", "JsonEnvelope", "Parsed", "read_message"]
 
 MAX_INPUTS = 64
 """How many named tensors one message may hold."""
@@ -96,21 +96,6 @@ def read_message(
         return refused.refusal
 
 
-def sniff(payload: bytes) -> str:
-    """Tell the content type by its signature, "" where there is none."""
-    if payload.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if payload.startswith(b"\x89PNG"):
-        return "image/png"
-    if payload.startswith(b"RIFF") and payload[8:12] == b"WEBP":
-        return "image/webp"
-    if payload.startswith(cbor.SELF_DESCRIBED) or (payload[:1] and payload[0] >> 5 == cbor.MAP):
-        return "application/cbor"
-    if payload[:64].lstrip(b" \t\r\n")[:1] in (b"{", b"["):
-        return "application/json"
-    return ""
-
-
 def _reader(content_type: str, payload: bytes) -> Callable[[_Message], Parsed]:
     read = _READERS.get(content_type)
     if read is not None:
@@ -120,8 +105,7 @@ def _reader(content_type: str, payload: bytes) -> Callable[[_Message], Parsed]:
         if not found:
             raise Refused("content_type", "no content type given, and no known signature")
         return _READERS[found]
-    # parameters and case do not matter (RFC 9110 8.3.1)
-    read = _READERS.get(content_type.partition(";")[0].strip().lower())
+    read = _READERS.get(bare_type(content_type))
     if read is None:
         raise Refused("content_type", f"unknown content type {content_type!r}")
     return read

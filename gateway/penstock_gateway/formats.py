@@ -1,10 +1,12 @@
-"""What a payload may be: the content types and dtypes of contracts 2, as one table each."""
+"""What a payload may be: the content types and dtypes of contracts 2 as one table each, and how a type is told."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
 import msgspec
+
+from penstock_gateway import cbor
 
 ContentType = Literal[
     "image/jpeg",
@@ -48,3 +50,23 @@ class Profile(msgspec.Struct, frozen=True):
     content_type: str = ""
     dtype: str = ""
     shape: tuple[int, ...] = ()
+
+
+def bare_type(content_type: str) -> str:
+    """A content type without its parameters: those and case do not matter (RFC 9110 8.3.1)."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def sniff(payload: bytes) -> str:
+    """Tell the content type by its signature, "" where there is none."""
+    if payload.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if payload.startswith(b"\x89PNG"):
+        return "image/png"
+    if payload.startswith(b"RIFF") and payload[8:12] == b"WEBP":
+        return "image/webp"
+    if payload.startswith(cbor.SELF_DESCRIBED) or (payload[:1] and payload[0] >> 5 == cbor.MAP):
+        return "application/cbor"
+    if payload[:64].lstrip(b" \t\r\n")[:1] in (b"{", b"["):
+        return "application/json"
+    return ""

@@ -6,6 +6,7 @@ envelope's own, else the user properties', else the route's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -46,6 +47,8 @@ class Refused(Exception):
 
 
 Number = Annotated[int, Meta(ge=0, le=MAX_INT)]
+_CLOCK = range(-(2**63), 2**64)
+"""Whatever a broken clock may say, as far as JSON can say it again; whether it can be true is `timing`'s question."""
 
 # Checked by hand, since a wrong one is refused as `shape`.
 _SHAPE_SCHEMA = {
@@ -60,10 +63,10 @@ class Fields(Struct, frozen=True):
     """The keys of contracts 2 wherever they stand. `sh` as a list, `dt` as the wire's short name."""
 
     v: Annotated[int, Meta(ge=1, extra_json_schema={"maximum": VERSION})] | None = None
-    ts: Number | None = None
+    ts: Annotated[int, Meta(extra_json_schema={"minimum": _CLOCK[0], "maximum": _CLOCK[-1]})] | None = None
     seq: Number | None = None
     boot: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
-    dl: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = None
+    dl: Number | None = None
     pr: Annotated[int, Meta(ge=0, le=9)] | None = None
     sh: Annotated[Shape, Meta(extra_json_schema=_SHAPE_SCHEMA)] | None = None
     dt: Annotated[str, Meta(extra_json_schema={"enum": list(NUMPY_NAMES)})] | None = None
@@ -73,29 +76,31 @@ NO_FIELDS = Fields()
 _PLAIN = Header()
 KEYS = frozenset(f.name for f in msgspec.structs.fields(Fields))
 _INTEGERS = frozenset({"v", "ts", "seq", "dl", "pr"})
+_INTEGER = re.compile("-?[0-9]{1,20}")
 
 
 def from_user(user: UserProperties) -> Fields:
-    """The known keys of the user properties; others are skipped."""
+    """The known keys of the user properties; others are skipped.
+
+    Raises:
+        Refused: `schema` or `shape`, naming the property.
+    """
     found: dict[str, Any] = {}
     for key, text in user:
-        if key in _INTEGERS:
-            if not (text.isascii() and text.isdigit() and len(text) <= 16):
-                raise Refused("schema", f"user property {key}: expected an integer, came {text!r}")
-            found[key] = int(text)
-        elif key == "sh":
+        if key == "sh":
             found[key] = _shape_text(text)
         elif key in KEYS:
-            found[key] = text
+            found[key] = property_value(key, text)
+            if found[key] is None:
+                raise Refused("schema", f"user property {key}: expected an integer, came {text!r}")
     return fields_of(found) if found else NO_FIELDS
 
 
-def header_around(user: UserProperties) -> Header:
-    """What the user properties say of a message that cannot be read: it is still known who sent which number."""
-    try:
-        return header_of(NO_FIELDS, from_user(user))
-    except Refused:
-        return _PLAIN
+def property_value(key: str, text: str) -> int | str | None:
+    """A user property as its key's type; None where an integer is expected and none came."""
+    if key not in _INTEGERS:
+        return text
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def _shape_text(text: str) -> Shape:
@@ -117,6 +122,11 @@ def fields_of(found: dict[str, Any]) -> Fields:
         raise Refused("schema", str(error)) from None
 
 
+def is_clock(ts: int | None) -> bool:
+    """Say whether a capture time can be told again; msgspec's own bounds end at 63 bits."""
+    return ts is None or ts in _CLOCK
+
+
 def header_of(own: Fields, around: Fields) -> Header:
     """What the envelope says, else the user properties."""
     for fields in (own, around):
@@ -127,9 +137,11 @@ def header_of(own: Fields, around: Fields) -> Header:
     boot = _first(own.boot, around.boot)
     if boot is not None and not boot.isascii():
         _check_encodable(boot)
-    pr = _first(own.pr, around.pr)
+    ts, pr = _first(own.ts, around.ts), _first(own.pr, around.pr)
+    if not is_clock(ts):
+        raise Refused("schema", f"ts: expected an integer of 64 bits, came {str(ts)[:30]}")
     return Header(
-        ts=_first(own.ts, around.ts),
+        ts=ts,
         seq=_first(own.seq, around.seq),
         boot=boot,
         dl=_first(own.dl, around.dl),

@@ -332,8 +332,12 @@ class RecentDigests:
         return True
 
 
-def frame_digest(topic: str, payload: bytes) -> bytes:
-    """16 bytes that name a frame without a number."""
-    state = hashlib.blake2b(topic.encode() + b"\0", digest_size=16)
+def frame_digest(packet_id: int, topic: str, payload: bytes) -> bytes:
+    """16 bytes that name one delivery of a frame without a number.
+
+    A broker delivers again under the same packet id [MQTT-4.4.0-1]. Without the id a second sending of the same payload
+    that was on its way when the gateway died, and so comes with DUP too, would be taken for the first.
+    """
+    state = hashlib.blake2b(packet_id.to_bytes(2, "little") + topic.encode() + b"\0", digest_size=16)
     state.update(payload)
     return state.digest()

@@ -75,7 +75,7 @@ class Result(Struct, kw_only=True, omit_defaults=True, tag_field="v", tag=1):
     stream: str
     seq: int | None
     boot: str | None
-    ts: Milliseconds | None
+    ts: Annotated[int, Meta(description="epoch milliseconds, as the device said it")] | None
     arrived: Milliseconds
     status: Annotated[str, _one_of(*STATUSES)]
     reason: Annotated[str, _one_of(*REASONS)] | None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
 
 from penstock_gateway.admission import RECENT_DIGESTS, Admission
 from penstock_gateway.dispatcher import ModelRun
-from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Stream
+from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Lane, Stream
 from penstock_gateway.identity import StreamIdentity
-from penstock_gateway.lanes import Lane
 from penstock_gateway.ledger import Ledger
 from penstock_gateway.mqtt import Message
 from penstock_gateway.streams import Streams
@@ -28,7 +29,7 @@ class Desk:
 
     def __init__(self, folder: Path, mode: str = "every", gap_s: float = 30.0) -> None:
         config = configure(folder, route(mode, gap_s=gap_s), more=LIMITS)
-        lanes = [Lane(r, ModelRun(servable())) for r in config.route]
+        lanes = [Lane(r, ModelRun(servable()).queue) for r in config.route]
         self.streams = Streams(lanes, Ledger(), "penstock", "home", 100)
         self.admission = Admission(config.limits, ("penstock/v1/home/reply/",), {}, [])
         self.stream = self.find("a")
@@ -107,7 +108,7 @@ def test_without_a_number_only_the_broker_s_redelivery_is_a_duplicate(
 def test_a_route_s_flood_does_not_forget_another_route_s_redeliveries(tmp_path: Path) -> None:
     topics = [f"{place}/{{device}}/{{stream}}" for place in ("one", "two")]
     config = configure(tmp_path, *(route(topic=topic) for topic in topics))
-    lanes = [Lane(r, ModelRun(servable())) for r in config.route]
+    lanes = [Lane(r, ModelRun(servable()).queue) for r in config.route]
     streams = Streams(lanes, Ledger(), "penstock", "home", 100)
     admission = Admission(config.limits, (), {}, [])
 
@@ -123,11 +124,46 @@ def test_a_route_s_flood_does_not_forget_another_route_s_redeliveries(tmp_path: 
     assert judge("one/a/s", b"[1]", dup=True) == "duplicate:duplicate"
 
 
-def test_a_refused_frame_says_who_it_is_where_the_properties_do(tmp_path: Path) -> None:
-    frame, _ = Desk(tmp_path).judge(b"", boot="b", seq=7)
-    assert (frame.boot, frame.seq) == ("b", 7)
-    frame, _ = Desk(tmp_path).judge(b"", boot="b", seq="x")
-    assert (frame.boot, frame.seq) == (None, None)
+@pytest.mark.parametrize(
+    ("payload", "properties", "verdict", "who"),
+    [
+        (b"", {"boot": "b", "seq": 7}, "rejected:empty", ("b", 7)),
+        (b"", {"boot": "b", "seq": "x"}, "rejected:empty", ("b", None)),
+        (b'{"boot":"b","seq":7,"pr":99,"data":[1]}', {"seq": 3}, "rejected:schema", ("b", 7)),
+        (b'{"boot":"b","seq":7.5,"data":[1]}', {"seq": 3}, "rejected:schema", ("b", 3)),
+        (b'{"boot":"b","seq":7', {"seq": 3}, "rejected:schema", (None, 3)),
+        (cbor2.dumps({"data": [math.nan], "boot": "b", "seq": 7}), {}, "rejected:not_finite", ("b", 7)),
+        (cbor2.dumps({"boot": "b", "seq": 7, "data": [1]})[:-1], {}, "rejected:schema", ("b", 7)),
+        (cbor2.dumps({"boot": "b", "seq": 7, "ts": 1 << 65}), {}, "rejected:schema", ("b", 7)),
+    ],
+)
+def test_a_refused_frame_still_says_who_it_is(
+    tmp_path: Path, payload: bytes, properties: dict[str, Any], verdict: str, who: tuple[str | None, int]
+) -> None:
+    frame, found = Desk(tmp_path).judge(payload, **properties, content_type=_kind(payload))
+    assert found == verdict and (frame.boot, frame.seq) == who
+
+
+def _kind(payload: bytes) -> str:
+    return "application/json" if payload[:1] == b"{" else "application/cbor"
+
+
+def test_another_delivery_of_the_same_payload_is_no_redelivery(tmp_path: Path) -> None:
+    """It was on its way when the gateway died, so it comes with DUP too; its packet id is its own."""
+    desk = Desk(tmp_path)
+    desk.judge(packet_id=1)
+    assert desk.judge(dup=True, packet_id=2)[1] == "new"
+    assert (
+        desk.judge(dup=True, packet_id=1)[1] == desk.judge(dup=True, packet_id=2)[1] == "duplicate:duplicate"
+    )
+
+
+@pytest.mark.parametrize("ts", [-5, 0, 1_790_000_000_000_000_000, 1 << 63])
+@pytest.mark.parametrize("mode", ["every", "latest"])
+def test_a_clock_that_cannot_be_true_tells_no_age(tmp_path: Path, mode: str, ts: int) -> None:
+    for options in ({"ts": ts}, {"payload": b'{"ts":%d,"data":[1]}' % ts}):
+        frame, verdict = Desk(tmp_path, mode).judge(**options)
+        assert (verdict, frame.ts, frame.ts_suspect, frame.historical) == ("new", ts, True, False)
 
 
 def test_old_frames_are_historical_on_an_every_route_and_behind_the_live_ones(tmp_path: Path) -> None:

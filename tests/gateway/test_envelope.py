@@ -103,12 +103,12 @@ def test_an_envelope_brings_the_same_keys_and_wins(kind: str) -> None:
 
 
 BAD_KEYS = [
-    ("ts", -1),
-    ("ts", MAX_INT + 1),
+    ("ts", 1.5),
+    ("ts", 2**64),
     ("seq", 2**64 - 1),
     ("seq", 1.5),
     ("seq", "7"),
-    ("dl", 0),
+    ("dl", -1),
     ("pr", 10),
     ("pr", True),
     ("boot", ""),
@@ -128,14 +128,14 @@ def test_a_bad_key_in_an_envelope_is_a_schema_error(kind: str, key: str, value: 
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("ts", "-1"),
+        ("ts", "-"),
         ("ts", ""),
         ("ts", "1e3"),
         ("seq", "٣"),
         ("seq", "1_0"),
         ("seq", str(2**53)),
         ("seq", "9" * 5000),
-        ("dl", "0"),
+        ("dl", "-1"),
         ("pr", "10"),
         ("boot", ""),
         ("boot", "\ud800"),

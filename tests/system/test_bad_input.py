@@ -133,7 +133,9 @@ def test_a_person_is_found_whichever_way_the_picture_comes(scene: Scene, realdat
     assert person["box"] == pytest.approx(upright["box"], abs=0.05)
 
 
-@pytest.mark.parametrize("ts", [1, 2**53 - 1], ids=["never set", "far ahead"])
+@pytest.mark.parametrize(
+    "ts", [1, -5, 2**53 - 1, 1_790_000_000 * 10**9], ids=["never set", "negative", "far ahead", "nanoseconds"]
+)
 @pytest.mark.parametrize("device", SENSORS)
 def test_a_nonsense_clock_is_marked(scene: Scene, device: str, ts: int) -> None:
     result = scene.ask(device, envelope([1, 2, 3, 4], ts=ts))

@@ -16,7 +16,7 @@ import msgspec
 class Message(msgspec.Struct, frozen=True, eq=False):
     """A received PUBLISH. `payload` is the message's own copy. v5 properties are empty on 3.1.1.
 
-    `ack` is the handle for `Link.ack`, 0 for QoS 0. `expiry_s` is what the broker says remains, None without one.
+    `ack` is the handle for `Link.ack`, `packet_id` the wire's, which a redelivery repeats; both 0 for QoS 0. `expiry_s` is what the broker says remains, None without one.
     """
 
     topic: str
@@ -25,6 +25,7 @@ class Message(msgspec.Struct, frozen=True, eq=False):
     retain: bool = False
     dup: bool = False
     ack: int = 0
+    packet_id: int = 0
     content_type: str = ""
     expiry_s: int | None = None
     response_topic: str = ""

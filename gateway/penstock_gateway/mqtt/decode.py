@@ -140,7 +140,7 @@ class Decoder:
                 raw = data[at:after]
                 topic = topics.get(raw) or self._topic(raw)
                 qos = first >> 1 & 3
-                handle = 0
+                handle = packet_id = 0
                 if qos:
                     if qos > 1 or after + 2 > stop:
                         raise _bad_qos(qos)
@@ -153,12 +153,12 @@ class Decoder:
                     if after < stop and not data[after]:
                         after += 1
                     else:
-                        add(_with_properties(data, topic, after, stop, first, handle))
+                        add(_with_properties(data, topic, after, stop, first, (handle, packet_id)))
                         pos = stop
                         continue
                 if after > stop:
                     raise ProtocolError(f"a topic ends {after - stop} bytes after its PUBLISH")
-                add(Message(topic, data[after:stop], qos, first & 1 == 1, first & 8 == 8, handle))
+                add(Message(topic, data[after:stop], qos, first & 1 == 1, first & 8 == 8, handle, packet_id))
             elif first == 0x40 and 2 <= length <= 3:
                 read.acked.append((data[body] << 8 | data[body + 1], data[body + 2] if length == 3 else 0))
             else:
@@ -244,7 +244,9 @@ def _bad_qos(qos: int) -> ProtocolError:
     return ProtocolError(f"expected QoS 0 or 1, as subscribed, got QoS {qos}", 0x9B)
 
 
-def _with_properties(data: bytes, topic: str, pos: int, stop: int, first: int, handle: int) -> Message:
+def _with_properties(
+    data: bytes, topic: str, pos: int, stop: int, first: int, ids: tuple[int, int]
+) -> Message:
     found, after = read_properties(data, pos, stop)
     if Prop.TOPIC_ALIAS in found:
         raise ProtocolError("got a topic alias, and none was allowed [MQTT-3.3.2-10]", 0x94)
@@ -255,7 +257,7 @@ def _with_properties(data: bytes, topic: str, pos: int, stop: int, first: int, h
         first >> 1 & 3,
         first & 1 == 1,
         first & 8 == 8,
-        handle,
+        *ids,
         take(Prop.CONTENT_TYPE, ""),
         take(Prop.MESSAGE_EXPIRY),
         take(Prop.RESPONSE_TOPIC, ""),

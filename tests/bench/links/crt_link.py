@@ -214,6 +214,7 @@ def _message(packet: Any, handle: int) -> Message:
         packet.retain,
         False,
         handle,
+        0,  # as hidden as the DUP flag
         packet.content_type or "",
         packet.message_expiry_interval_sec,
         packet.response_topic or "",

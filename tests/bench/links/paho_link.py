@@ -187,7 +187,7 @@ def _tell(news: list[Granted | str], state: LinkState) -> None:
 def _message(found: Any, handle: int) -> Message:
     given = found.properties
     if given is None or given.isEmpty():
-        return Message(found.topic, found.payload, found.qos, found.retain, found.dup, handle)
+        return Message(found.topic, found.payload, found.qos, found.retain, found.dup, handle, found.mid)
     return Message(
         found.topic,
         found.payload,
@@ -195,6 +195,7 @@ def _message(found: Any, handle: int) -> Message:
         found.retain,
         found.dup,
         handle,
+        found.mid,
         getattr(given, "ContentType", ""),
         getattr(given, "MessageExpiryInterval", None),
         getattr(given, "ResponseTopic", ""),
