@@ -32,6 +32,7 @@ FIRST_TRY_S = 0.25
 
 IN_QUEUE: Fate = ("expired", "in_queue")
 PREDICTED_LATE: Fate = ("expired", "predicted_late")
+HUNG: Fate = ("failed", "model_timeout")
 SHUTDOWN: Fate = ("dropped", "shutdown")
 
 log = Log(__name__)
@@ -167,9 +168,8 @@ class Dispatcher:
         if self._failed is None:
             return
         now = asyncio.get_running_loop().time()
-        if self._free and self._suspects and not self._trying:
+        if self._free and not self._trying and (suspect := self._next_suspect(now)) is not None:
             self._trying = True
-            suspect = self._suspects.popleft()
             self._start(Batch(suspect.model, [suspect.frame], now, suspect))
         while self._free and (model := self._choose()) is not None:
             frames = self._form(model, now)
@@ -221,6 +221,8 @@ class Dispatcher:
             self._on_settled(taken.in_queue, IN_QUEUE)
         if taken.predicted_late:
             self._on_settled(taken.predicted_late, PREDICTED_LATE)
+        for frame in taken.batch:
+            frame.stream.lane.begin(frame)
         return taken.batch
 
     def _ended(self, future: asyncio.Future[list[Outcome]]) -> None:
@@ -247,10 +249,24 @@ class Dispatcher:
             outcomes = [outcome for outcome in outcomes if not _timed_out(outcome)]
             frames = [frame for frame in frames if frame not in hung]
         self._on_outcomes(model, frames, outcomes)
-        held = {suspect.frame.stream for suspect in self._suspects}
-        model.queue.release([frame for frame in frames if frame.stream not in held])
+        self._release(model, frames)
         if self._free == self._slots:
             self._idle.set()
+
+    def _release(self, model: ModelRun, frames: list[Frame]) -> None:
+        """Let the streams of settled frames stand in line again, but for those of which another frame is suspected."""
+        held = {suspect.frame.stream for suspect in self._suspects}
+        model.queue.release([frame for frame in frames if frame.stream not in held])
+
+    def _next_suspect(self, now: float) -> Suspect | None:
+        """The next one that can still be answered in time. Of the others, one that hung alone is the guilty one."""
+        while self._suspects:
+            suspect = self._suspects.popleft()
+            if suspect.frame.deadline >= now:
+                return suspect
+            self._on_settled([suspect.frame], HUNG if suspect.last_try else IN_QUEUE)
+            self._release(suspect.model, [suspect.frame])
+        return None
 
     def _suspect(self, model: ModelRun, hung: list[Frame], alone: bool) -> None:
         """Have frames run alone: those that did for the first time, sooner than one that hung alone already.

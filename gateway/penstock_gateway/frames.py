@@ -1,36 +1,44 @@
-"""A frame on its way through the gateway, and the stream that it belongs to.
+"""A frame on its way through the gateway, the stream that it belongs to, and the lane (route) that took it.
 
-Both are plain mutable records, owned by the event loop; rules about them live in `admission`, `model_queue` and
-`ledger`.
+Frames and streams are plain mutable records, owned by the event loop; rules about them live in `admission`,
+`model_queue` and `ledger`. A lane is the live side of a route: it counts what the route holds and says when that is
+full. What "full" does is named in the configuration: `wait` stops reading the lane's socket, `drop_oldest` and
+`drop_newest` settle a frame as `dropped: full`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from penstock_gateway.config import Route
+from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.ledger import Counts
 from penstock_models.items import Item
-
-if TYPE_CHECKING:
-    from penstock_gateway.identity import StreamIdentity
-    from penstock_gateway.lanes import Lane
 
 HISTORICAL_RANK = 10
 """Rank of a frame that runs behind all live ones; a live frame's rank is 9 − priority, 0 runs first."""
 
 NO_DEADLINE = float("inf")
 
+RESUME = 0.75
+"""A lane that waits is read again when it holds less than this share of its bounds."""
+
+BURST = 10_000
+"""Frames beyond its bounds that a lane with `drop_oldest` may hold until a commit tells which is the oldest."""
+
 
 class Frame:
     """One accepted message. Times are seconds of the monotonic clock, `ts` and `arrived_ms` epoch milliseconds.
 
-    `row` is its journal row, 0 without one; `every` says that the journal's books count it; `digest` names an `every` frame without a number; `waiting` is true while it stands in its stream's queue.
+    `row` is its journal row, 0 without one; `every` says that the journal's books count it; `digest` names an `every`
+    frame without a number; `waiting` is true while it stands in its stream's queue, `begun` once a batch took it.
     """
 
     __slots__ = (
         "arrived",
         "arrived_ms",
+        "begun",
         "boot",
         "correlation",
         "deadline",
@@ -74,6 +82,7 @@ class Frame:
         self.digest = b""
         self.taken = 0.0
         self.waiting = False
+        self.begun = False
 
 
 class Stream:
@@ -99,3 +108,101 @@ class Stream:
         self.busy = False
         self.level = -1
         self.identity: StreamIdentity | None = None
+
+
+class Waiting(Protocol):
+    """Where frames wait for their model: `ModelQueue`."""
+
+    def push(self, frame: Frame) -> None: ...
+
+    def remove(self, frame: Frame) -> None: ...
+
+
+class Lane:
+    """Frames and bytes that a route holds: accepted, and not yet settled for good.
+
+    Of them, those that a batch took already are counted apart: they make a lane full that stops reading its socket,
+    and are no longer a queue of which something could be dropped.
+
+    `streams` are those that sent something in this start, `halted` are those whose last receipt said `window` 0.
+    """
+
+    def __init__(self, route: Route, waiting: Waiting) -> None:
+        self.route = route
+        self.waiting = waiting
+        self.frames = 0
+        self.nbytes = 0
+        self._begun = 0
+        self._begun_bytes = 0
+        self.streams: set[Stream] = set()
+        self.paused = False
+        self.halted: dict[Stream, None] = {}
+        self._line: dict[Frame, None] = {}
+
+    def hold(self, frame: Frame) -> None:
+        self.frames += 1
+        self.nbytes += frame.nbytes
+
+    def begin(self, frame: Frame) -> None:
+        """A batch took the frame."""
+        frame.begun = True
+        self._begun += 1
+        self._begun_bytes += frame.nbytes
+        self._line.pop(frame, None)
+
+    def let_go(self, frame: Frame) -> None:
+        self.frames -= 1
+        self.nbytes -= frame.nbytes
+        if frame.begun:
+            self._begun -= 1
+            self._begun_bytes -= frame.nbytes
+        self._line.pop(frame, None)
+
+    def queue(self, frame: Frame) -> None:
+        """The frame waits for its model from now on. Kept in order of arrival where the oldest may be asked for."""
+        if self.route.on_full == "drop_oldest" and frame.every:
+            self._line[frame] = None
+        self.waiting.push(frame)
+
+    def oldest(self) -> Frame | None:
+        """The first of the lane's frames that still wait, of whichever stream."""
+        return next((frame for frame in self._line if frame.waiting), None)
+
+    @property
+    def full(self) -> bool:
+        return self.frames >= self.route.queue or self.nbytes >= self.route.queue_bytes
+
+    def over(self, less: Frame | None = None) -> bool:
+        """More waits than its bounds allow, the frame at hand counted in, `less` left out."""
+        frames, nbytes = self.frames - self._begun, self.nbytes - self._begun_bytes
+        if less is not None:
+            frames, nbytes = frames - 1, nbytes - less.nbytes
+        return frames > self.route.queue or nbytes > self.route.queue_bytes
+
+    @property
+    def bursting(self) -> bool:
+        """More waits than a burst between two commits explains."""
+        frames, nbytes = self.frames - self._begun, self.nbytes - self._begun_bytes
+        return frames > self.route.queue + BURST or nbytes > 2 * self.route.queue_bytes
+
+    @property
+    def roomy(self) -> bool:
+        """There is room enough to read again after a pause."""
+        return self.frames < RESUME * self.route.queue and self.nbytes < RESUME * self.route.queue_bytes
+
+    @property
+    def window(self) -> int:
+        """How many frames each of its streams may send (the receipt's `window`): a share of what is free.
+
+        0, pause, only while the lane takes nothing: many streams on a short queue still get one frame each.
+        """
+        if self.paused or self.full:
+            return 0
+        return max(1, (self.route.queue - self.frames) // max(1, len(self.streams)))
+
+    def may_name(self, device: str, stream: str) -> bool:
+        """Whether a frame of this stream can have come over this route."""
+        route = self.route
+        return (route.filter.device >= 0 or route.default_device == device) and (
+            route.filter.stream >= 0 or route.default_stream == stream
+        )

@@ -21,13 +21,12 @@ from penstock_gateway.config import Config
 from penstock_gateway.connections import Plan, Watch
 from penstock_gateway.dispatcher import Dispatcher, ModelRun
 from penstock_gateway.embedded import Address, embedded_broker
-from penstock_gateway.frames import Frame
+from penstock_gateway.frames import Frame, Lane
 from penstock_gateway.health import Health
 from penstock_gateway.http import serve
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.intake import Books, Durable, Intake
 from penstock_gateway.journal import Journal
-from penstock_gateway.lanes import Lane
 from penstock_gateway.ledger import Counts, Fate, Ledger
 from penstock_gateway.logs import Log
 from penstock_gateway.metrics import Tally
@@ -165,7 +164,7 @@ class Gateway:
         self._results = Results(results_link, journal, self._books.journalled, tally, self._let_go)
         self._dispatcher = Dispatcher(executor, config.threads, self._results.outcomes, self._settle)
         self._dispatcher.models.extend(runs)
-        self._lanes = [Lane(route, models[str(route.model)]) for route in config.route]
+        self._lanes = [Lane(route, models[str(route.model)].queue) for route in config.route]
         limits, mqtt = config.limits, config.mqtt
         self._streams = Streams(self._lanes, self._books.ledger, mqtt.root, config.site, limits.max_streams)
         self.intake = Intake(
@@ -187,10 +186,10 @@ class Gateway:
         http, token = self._config.http, self._config.http.token_file
         tokens = token.tokens() if token else ()
         async with serve(self._views, str(http.listen), tokens), asyncio.TaskGroup() as group:
+            dispatcher = group.create_task(self._dispatcher.run(), name="dispatcher")
             tasks = [
                 group.create_task(work, name=name)
                 for name, work in (
-                    ("dispatcher", self._dispatcher.run()),
                     ("receipts", self._receipts.run()),
                     ("health", self._health.run()),
                     ("stats", self._every(STATS_S, self._publish_stats)),
@@ -200,7 +199,7 @@ class Gateway:
             await self._carry()
             links = {name: group.create_task(self._serve_link(name), name=name) for name in self._links}
             await stop.wait()
-            await self._leave(links)
+            await self._leave(links, dispatcher)
             for task in (*tasks, *links.values()):
                 task.cancel()
 
@@ -215,7 +214,7 @@ class Gateway:
         if self._views.stopping or all(watch.heard for _, watch, _ in self._links.values()):
             self._publish("status", encode_status(self._views.gateway_status()), qos=1, retain=True)
 
-    async def _leave(self, links: dict[str, asyncio.Task[None]]) -> None:
+    async def _leave(self, links: dict[str, asyncio.Task[None]], dispatcher: asyncio.Task[None]) -> None:
         """Stop accepting, drain with a deadline, publish."""
         log.info("stopping")
         self._views.stopping = True
@@ -226,6 +225,8 @@ class Gateway:
         drained = await self._dispatcher.drain(DRAIN_S)
         if not drained:
             log.warning("not drained in time", seconds=DRAIN_S)
+        dispatcher.cancel()
+        await asyncio.wait((dispatcher,))  # what runs has a fate before the last stats
         for model in self._dispatcher.models:
             self._settle(model.queue.drain(), ("dropped", "shutdown"))
         self._receipts.send()

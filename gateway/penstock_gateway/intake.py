@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 from penstock_gateway.admission import DUPLICATE, Admission
 from penstock_gateway.dispatcher import Dispatcher
-from penstock_gateway.frames import Frame, Stream
+from penstock_gateway.frames import Frame, Lane, Stream
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.journal import Entry, Journal
-from penstock_gateway.lanes import Lane
 from penstock_gateway.ledger import SUPERSEDED, Counts, Fate, Ledger
 from penstock_gateway.metrics import Tally
 from penstock_gateway.mqtt import Link, Message
@@ -211,15 +210,14 @@ class Intake:
         if refusal is not None:
             self._results.refuse(frame, refusal)
             return
-        queue = stream.lane.model.queue
-        if stream.waiting:
-            older = stream.waiting[0]
-            queue.remove(older)
-            self._results.count(older, SUPERSEDED)
-        if stream.lane.over:
+        older = stream.waiting[0] if stream.waiting else None
+        if stream.lane.over(less=older):
             self._results.count(frame, MEMORY)
-        else:
-            queue.push(frame)
+            return
+        if older is not None:
+            stream.lane.waiting.remove(older)
+            self._results.count(older, SUPERSEDED)
+        stream.lane.queue(frame)
 
     def _take_every(self, link: Link, stream: Stream, message: Message, now: float, now_ms: int) -> None:
         stream.counts.received += 1
@@ -264,7 +262,7 @@ class Intake:
         """
         match lane.route.on_full:
             case "drop_newest":
-                return not lane.over
+                return not lane.over()
             case "drop_oldest":
                 return not lane.bursting
             case _:
@@ -272,8 +270,8 @@ class Intake:
 
     def _drop_oldest(self, lane: Lane) -> None:
         """Let the oldest frames of a full lane go, so that a stream that floods it does not shut out the others."""
-        while lane.route.on_full == "drop_oldest" and lane.over and (oldest := lane.oldest()) is not None:
-            lane.model.queue.remove(oldest)
+        while lane.route.on_full == "drop_oldest" and lane.over() and (oldest := lane.oldest()) is not None:
+            lane.waiting.remove(oldest)
             self._results.count(oldest, FULL)
 
     def _hold_back(self, link: Link, lane: Lane) -> None:

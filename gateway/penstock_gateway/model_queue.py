@@ -1,8 +1,9 @@
 """The frames that wait for one model: whose turn it is, and which are too late. Pure: time comes in as an argument.
 
-Streams, not frames, stand in line. A stream takes its place by the rank of its first frame (urgent first, historical
-last), gives one frame and goes to the end of its line, so no stream can starve another. While a batch holds frames of
-a stream it stands in no line, so its frames are run and answered in order.
+Lanes (routes) take turns, and within a lane its streams, so neither a flooded route nor a flooded stream can starve
+another. A stream takes its place by the rank of its first frame (urgent first: a priority counts within its route),
+gives one frame and goes to the end of its line. Historical frames run when nothing live waits. While a batch holds
+frames of a stream it stands in no line, so its frames are run and answered in order.
 
 This is the seam of the scheduler: whoever replaces it keeps `push`, `take`, `release`, `expire` and `next_deadline`.
 """
@@ -13,9 +14,11 @@ import heapq
 from collections import OrderedDict, deque
 from typing import NamedTuple
 
-from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Stream
+from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Lane, Stream
 
 _SPARE = 64
+_LIVE = range(HISTORICAL_RANK)
+_HISTORICAL = (HISTORICAL_RANK,)
 
 
 class Taken(NamedTuple):
@@ -24,6 +27,17 @@ class Taken(NamedTuple):
     batch: list[Frame]
     in_queue: list[Frame]
     predicted_late: list[Frame]
+
+
+class _Turns:
+    """The streams of one lane that may give a frame, in line by the rank of their first one; `live` of them not
+    historical."""
+
+    __slots__ = ("lines", "live")
+
+    def __init__(self) -> None:
+        self.lines: list[OrderedDict[Stream, None]] = [OrderedDict() for _ in range(HISTORICAL_RANK + 1)]
+        self.live = 0
 
 
 class ModelQueue:
@@ -36,14 +50,17 @@ class ModelQueue:
     def __init__(self, one_per_stream: bool = False) -> None:
         self.one_per_stream = one_per_stream
         self.waiting = 0
-        self._lines: list[OrderedDict[Stream, None]] = [OrderedDict() for _ in range(HISTORICAL_RANK + 1)]
+        self._lanes: dict[Lane, _Turns] = {}
+        self._live: OrderedDict[_Turns, None] = OrderedDict()  # lanes whose turn may come, the next one first
+        self._historical: OrderedDict[_Turns, None] = OrderedDict()
+        self._busy: set[Stream] = set()
         self._deadlines: list[tuple[float, int, Frame]] = []
         self._order = 0
 
     @property
     def ready(self) -> bool:
         """There is a frame that may be taken now: of a stream that no running batch holds."""
-        return any(self._lines)
+        return bool(self._live or self._historical)
 
     def push(self, frame: Frame) -> None:
         """Add a frame behind those of its stream that are as urgent."""
@@ -94,6 +111,7 @@ class ModelQueue:
         """A batch is done: its streams may stand in line again."""
         for frame in batch:
             frame.stream.busy = False
+            self._busy.discard(frame.stream)
         for frame in batch:
             self._stand(frame.stream)
 
@@ -114,9 +132,12 @@ class ModelQueue:
         return self._deadlines[0][0] if self._deadlines else NO_DEADLINE
 
     def drain(self) -> list[Frame]:
-        """Take out everything that waits."""
+        """Take out everything that waits, behind a batch that runs too."""
         frames: list[Frame] = []
         while (stream := self._first()) is not None:
+            frames.extend(stream.waiting)
+            stream.waiting.clear()
+        for stream in self._busy:
             frames.extend(stream.waiting)
             stream.waiting.clear()
         for frame in frames:
@@ -134,11 +155,14 @@ class ModelQueue:
         heapq.heappush(self._deadlines, (frame.deadline, self._order, frame))
 
     def _first(self) -> Stream | None:
-        """Leave the line with the stream whose turn it is."""
-        for line in self._lines:
-            if line:
-                stream, _ = line.popitem(last=False)
-                stream.level = -1
+        """The stream whose turn it is leaves the line, and its lane goes to the end of the lanes."""
+        for lanes, ranks in ((self._live, _LIVE), (self._historical, _HISTORICAL)):
+            if lanes:
+                turns = next(iter(lanes))
+                lanes.move_to_end(turns)
+                line = next(turns.lines[rank] for rank in ranks if turns.lines[rank])
+                stream = next(iter(line))
+                self._leave(stream)
                 return stream
         return None
 
@@ -150,16 +174,33 @@ class ModelQueue:
         if stream.level == -1 or rank < stream.level:
             self._leave(stream)
             stream.level = rank
-            self._lines[rank][stream] = None
+            turns = self._lanes.get(stream.lane)
+            if turns is None:
+                turns = self._lanes[stream.lane] = _Turns()
+            turns.lines[rank][stream] = None
+            if rank == HISTORICAL_RANK:
+                self._historical[turns] = None
+            else:
+                turns.live += 1
+                self._live[turns] = None
 
     def _leave(self, stream: Stream) -> None:
-        if stream.level != -1:
-            del self._lines[stream.level][stream]
-            stream.level = -1
+        level, stream.level = stream.level, -1
+        if level == -1:
+            return
+        turns = self._lanes[stream.lane]
+        del turns.lines[level][stream]
+        if level != HISTORICAL_RANK:
+            turns.live -= 1
+            if not turns.live:
+                del self._live[turns]
+        elif not turns.lines[level]:
+            del self._historical[turns]
 
     def _hold(self, batch: list[Frame]) -> None:
         for frame in batch:
             frame.stream.busy = True
+            self._busy.add(frame.stream)
             self._leave(frame.stream)
 
 

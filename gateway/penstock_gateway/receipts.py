@@ -11,8 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from penstock_gateway.frames import Stream
-from penstock_gateway.lanes import Lane
+from penstock_gateway.frames import Lane, Stream
 from penstock_gateway.metrics import Tally
 from penstock_gateway.mqtt import Link, Publish
 from penstock_gateway.wire import Receipt, encode_receipt

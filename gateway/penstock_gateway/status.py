@@ -9,9 +9,9 @@ import msgspec
 
 from penstock_gateway.connections import Watch
 from penstock_gateway.dispatcher import ModelRun
+from penstock_gateway.frames import Lane
 from penstock_gateway.health import Health
 from penstock_gateway.journal import Journal
-from penstock_gateway.lanes import Lane
 from penstock_gateway.ledger import Counts, Ledger
 from penstock_gateway.metrics import Gauge, Metrics, Tally
 from penstock_gateway.mqtt import Link

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from penstock_gateway.frames import Stream
-from penstock_gateway.lanes import Lane
+from penstock_gateway.frames import Lane, Stream
 from penstock_gateway.ledger import Counts, Fate, Ledger
 from penstock_gateway.topics import is_name, receipt_topic, result_topic
 
 BAD_TOPIC: Fate = ("rejected", "topic")
 
+TOPICS = 10_000
+"""Topics that are remembered; one beyond is matched against the routes again."""
+
 
 class Streams:
-    """The known streams. At most `limit` topics make one; a stream beyond is a stranger.
+    """The known streams, at most `limit`; a stream beyond is a stranger.
 
-    A stranger is not remembered, and is counted in the total only.
+    A stranger is not remembered, and is counted in the total only. Several topics may make one stream, where a route
+    names it: of them `TOPICS` are remembered.
     """
 
     def __init__(self, lanes: Sequence[Lane], ledger: Ledger, root: str, site: str, limit: int) -> None:
@@ -46,10 +49,12 @@ class Streams:
         name = lane.route.default_stream if name is None else name
         if not is_name(device) or not is_name(name):
             return BAD_TOPIC
-        if len(self._by_topic) >= self._limit:
+        if (f"{device}/{name}", lane) not in self._by_name and len(self._by_name) >= self._limit:
             return self._make(device, name, lane, self._ledger.unattributed)
         stream = self._named(device, name, lane)
         lane.streams.add(stream)
+        if len(self._by_topic) >= TOPICS:
+            del self._by_topic[next(iter(self._by_topic))]
         self._by_topic[topic] = stream
         return stream
 
@@ -57,10 +62,13 @@ class Streams:
         return stream.counts is self._ledger.unattributed
 
     def recall(self, key: str) -> Stream | None:
-        """The stream "DEVICE/STREAM" of an earlier start, where exactly one `every` route can have brought it."""
+        """The stream "DEVICE/STREAM" of an earlier start; None where no `every` route can have brought it.
+
+        Of several any will do: who the frames are and where receipts go is the stream's, not the route's.
+        """
         device, _, name = key.partition("/")
         lanes = [lane for lane in self._lanes if lane.route.mode == "every" and lane.may_name(device, name)]
-        return self._named(device, name, lanes[0]) if len(lanes) == 1 else None
+        return self._named(device, name, lanes[0]) if lanes else None
 
     def _named(self, device: str, name: str, lane: Lane) -> Stream:
         stream = self._by_name.get((f"{device}/{name}", lane))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from penstock_gateway.dispatcher import Dispatcher, ModelRun, RunTime
-from penstock_gateway.frames import Frame, Stream
+from penstock_gateway.frames import Frame, Lane, Stream
 from penstock_gateway.ledger import Counts, Fate
+from penstock_gateway.model_queue import ModelQueue
 from penstock_models.items import Answer, Item, Outcome, Refusal, Tensor
 from tests.fakes.gateway_core import ANSWER, FakeExecutor, servable, turns
 
 ITEM = Item(Tensor(b"x"))
+ROUTE: Any = None  # a lane whose bounds nobody asks for
 
 
 class Desk:
@@ -25,6 +28,7 @@ class Desk:
         self.done: list[tuple[str, Outcome]] = []
         self.settled: list[tuple[str, Fate]] = []
         self.dispatcher = Dispatcher(self.executor, slots, self._outcomes, self._settled)
+        self.lane = Lane(ROUTE, ModelQueue())
         self.models = [ModelRun(servable(f"m{n}", p50_ms=p50_ms)) for n in range(models)]
         self.dispatcher.models.extend(self.models)
 
@@ -35,8 +39,7 @@ class Desk:
         self.settled += [(frame.id, fate) for frame in frames]
 
     def push(self, frame_id: str, in_s: float = 60.0, model: int = 0) -> None:
-        lane: object = None
-        stream = Stream("d", frame_id, lane, Counts(), ("", ""))  # type: ignore[arg-type]
+        stream = Stream("d", frame_id, self.lane, Counts(), ("", ""))
         frame = Frame(stream, frame_id, 0.0, 0, 1)
         frame.item = ITEM
         frame.deadline = asyncio.get_running_loop().time() + in_s
@@ -200,6 +203,32 @@ async def test_a_batch_that_hung_is_taken_apart_and_only_the_guilty_frame_fails(
         await desk.executor.finish(lambda _: TIMED_OUT)
         assert desk.done[-1] == ("c", TIMED_OUT)
         assert await desk.dispatcher.drain(1.0)
+
+
+async def test_a_suspect_is_not_run_after_its_deadline() -> None:
+    async with running(Desk()) as desk:
+        for name in "abc":
+            desk.push(name, in_s=0.05)
+        desk.dispatcher.kick()
+        await asyncio.sleep(0.06)
+        await desk.executor.finish(lambda _: TIMED_OUT)
+        assert desk.executor.running == [] and desk.done == []
+        assert sorted(desk.settled) == [(name, ("expired", "in_queue")) for name in "abc"]
+        desk.push("d")
+        desk.dispatcher.kick()
+        await desk.executor.finish()
+        assert desk.done == [("d", ANSWER)]
+
+
+async def test_a_suspect_that_hung_alone_and_is_too_late_is_the_guilty_one() -> None:
+    async with running(Desk()) as desk:
+        for name in "ab":
+            desk.push(name, in_s=0.05)
+        desk.dispatcher.kick()
+        await desk.executor.finish(lambda _: TIMED_OUT)
+        await asyncio.sleep(0.06)  # a runs alone meanwhile
+        await desk.executor.finish(lambda _: TIMED_OUT)
+        assert desk.settled == [("b", ("expired", "in_queue")), ("a", ("failed", "model_timeout"))]
 
 
 async def test_suspects_leave_a_slot_to_the_healthy() -> None:

@@ -76,10 +76,13 @@ async def test_what_is_not_drained_in_time_is_dropped_or_left_to_the_next_start(
             gw.bring(f"c{n}/cam", kind="frame", link=gw.links["latest"])
             gw.bring("a/vib", boot="b", seq=n, link=gw.links[every(gw)])
             gw.journal.commit()
+        gw.bring("c0/cam", kind="frame", link=gw.links["latest"])  # waits behind the one that runs
         await turns()
     fates = gw.ledger.fates
-    assert fates == {("dropped", "shutdown"): 3} and len(disk.rows) == 3
+    assert fates == {("dropped", "shutdown"): 4} and len(disk.rows) == 3
     assert gw.ledger.in_flight == 3, "what the next start carries over"
+    (stats,) = gw.control.sent("penstock/v1/home/gw/gw1/stats")
+    assert stats["ledger"]["dropped"] == 4 and stats["ledger"]["in_flight"] == 3
     async with core(tmp_path, *BOTH, disk=disk) as gw:
         await until(lambda: bool(gw.executor.running))
         await gw.executor.finish()

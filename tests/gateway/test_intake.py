@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock_gateway.ledger import SUPERSEDED
-from tests.fakes.gateway_core import Core, Disk, core, route, turns, until
+from penstock_gateway.ledger import OK, SUPERSEDED
+from tests.fakes.gateway_core import Core, Disk, core, route, turns, until, waiting
 
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
 BIG = b"[" + b"1," * 20_000 + b"1]"
@@ -41,9 +41,9 @@ async def test_an_every_frame_is_acknowledged_and_run_when_it_is_durable_in_arri
 
 
 async def test_what_waits_is_refused_or_dropped_as_the_route_says(tmp_path: Path) -> None:
-    for on_full, kept in (("drop_oldest", ["0", "3"]), ("drop_newest", ["0", "1"])):
+    for on_full, kept in (("drop_oldest", ["0", "3", "4"]), ("drop_newest", ["0", "1", "2"])):
         async with core(tmp_path, route(on_full=on_full, queue=2)) as gw:
-            for seq in range(4):
+            for seq in range(5):
                 gw.bring("a/vib", boot="b", seq=seq)
                 gw.journal.commit()  # the first one runs, the others wait
             assert not gw.frames.paused
@@ -51,6 +51,18 @@ async def test_what_waits_is_refused_or_dropped_as_the_route_says(tmp_path: Path
             gw.journal.commit()
             assert [str(entry.seq) for entry in gw.journal.disk.rows.values()] == kept
             await gw.check()
+
+
+@pytest.mark.parametrize("on_full", ["drop_oldest", "drop_newest"])
+async def test_answers_on_their_way_out_leave_no_less_room_for_new_frames(
+    tmp_path: Path, on_full: str
+) -> None:
+    async with core(tmp_path, route(on_full=on_full, queue=2)) as gw:
+        for seq in range(6):
+            gw.bring("a/vib", boot="b", seq=seq)
+            gw.journal.commit()
+            await gw.executor.finish()  # the broker takes none of the results
+        assert gw.ledger.fates == {OK: 6} and len(gw.results.outbox) == 6
 
 
 async def test_wait_stops_reading_tells_the_devices_to_pause_and_reads_on_at_three_quarters(
@@ -104,10 +116,21 @@ async def test_many_streams_on_a_short_queue_are_told_to_pause_and_told_when_not
 
 async def test_latest_frames_beyond_the_memory_bound_are_dropped(tmp_path: Path) -> None:
     async with core(tmp_path, route("latest", CAM, queue=2)) as gw:
-        for n in range(4):
-            gw.bring(f"d{n}/cam", kind="frame")
+        for n in range(5):
+            gw.bring(f"d{n}/cam", kind="frame")  # the first one runs, two wait
         assert gw.ledger.fates == {("dropped", "memory"): 2}
         await gw.check()
+
+
+async def test_a_frame_that_finds_no_room_leaves_the_one_before_it_in_place(tmp_path: Path) -> None:
+    more = "[limits]\nmax_frame_bytes = 60000"
+    async with core(tmp_path, route("latest", CAM, queue_bytes=60_000), more=more) as gw:
+        gw.bring("a/cam", kind="frame")  # runs
+        gw.bring("a/cam", kind="frame")
+        gw.bring("b/cam", BIG, kind="frame")
+        gw.bring("a/cam", BIG, kind="frame")
+        assert gw.ledger.fates == {("dropped", "memory"): 1}
+        assert [frame.stream.key for frame in waiting(gw)] == ["a/cam", "b/cam"]
 
 
 async def test_retained_messages_and_strange_topics_make_no_frame(tmp_path: Path) -> None:

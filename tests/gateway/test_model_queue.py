@@ -13,9 +13,8 @@ from penstock_gateway.ledger import Counts
 from penstock_gateway.model_queue import ModelQueue
 
 
-def stream(name: str) -> Stream:
-    no_lane: Any = None
-    return Stream("dev", name, no_lane, Counts(), ("", ""))
+def stream(name: str, lane: Any = None) -> Stream:
+    return Stream("dev", name, lane, Counts(), ("", ""))
 
 
 def frame(of: Stream, n: int = 0, rank: int = 4, deadline: float = NO_DEADLINE) -> Frame:
@@ -34,6 +33,30 @@ def test_streams_take_turns() -> None:
         queue.push(frame(a, n))
     queue.push(frame(b, 0))
     assert ids(queue.take(3, 0.0, 0.0).batch) == ["a0", "b0", "a1"]
+
+
+def test_lanes_take_turns_whatever_their_streams_and_priorities() -> None:
+    queue, b = ModelQueue(), stream("b", "quiet")
+    for n in range(5):
+        queue.push(frame(stream(f"a{n}", "flooded"), rank=0))
+        queue.push(frame(b, n))
+    assert ids(queue.take(6, 0.0, 0.0).batch) == ["a00", "b0", "a10", "b1", "a20", "b2"]
+
+
+def test_historical_frames_of_a_lane_wait_for_the_live_ones_of_all() -> None:
+    queue, a, b = ModelQueue(), stream("a", "one"), stream("b", "two")
+    queue.push(frame(a, rank=HISTORICAL_RANK))
+    for n in range(2):
+        queue.push(frame(b, n))
+    assert ids(queue.take(9, 0.0, 0.0).batch) == ["b0", "b1", "a0"]
+
+
+def test_drain_takes_what_waits_behind_a_batch_too() -> None:
+    queue, a = ModelQueue(), stream("a")
+    for n in range(3):
+        queue.push(frame(a, n))
+    queue.take(1, 0.0, 0.0)
+    assert ids(queue.drain()) == ["a1", "a2"] and queue.waiting == 0
 
 
 def test_a_stream_that_runs_gives_no_more_frames_until_its_batch_is_done() -> None:
@@ -112,7 +135,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.queue = ModelQueue()
-        self.streams = [stream(str(n)) for n in range(4)]
+        self.streams = [stream(str(n), f"lane {n % 2}") for n in range(4)]
         self.inside: set[str] = set()
         self.running: deque[list[Frame]] = deque()
         self.n = 0
@@ -148,9 +171,6 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        for batch in self.running:
-            self.queue.release(batch)
-        self.running.clear()
         assert {f.id for f in self.queue.drain()} == self.inside
         self.inside.clear()
 
@@ -160,6 +180,8 @@ class QueueMachine(RuleBasedStateMachine):
         held = {f.stream.name for batch in self.running for f in batch}
         idle = any(s.waiting for s in self.streams if s.name not in held)
         assert self.queue.ready == idle
+        for turns in self.queue._lanes.values():
+            assert turns.live == sum(map(len, turns.lines[:HISTORICAL_RANK]))
 
 
 TestQueueMachine = QueueMachine.TestCase

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from penstock_gateway.dispatcher import ModelRun
-from penstock_gateway.frames import Frame, Stream
-from penstock_gateway.lanes import Lane
+from penstock_gateway.frames import Frame, Lane, Stream
 from penstock_gateway.ledger import Ledger
 from penstock_gateway.streams import BAD_TOPIC, Streams
 from tests.fakes.gateway_core import configure, route, servable
@@ -18,7 +17,7 @@ ANY = "penstock/v1/home/dev/{device}/{stream}/+"
 
 def streams(folder: Path, *routes: str, limit: int = 10) -> Streams:
     config = configure(folder, *routes)
-    lanes = [Lane(r, ModelRun(servable())) for r in config.route]
+    lanes = [Lane(r, ModelRun(servable()).queue) for r in config.route]
     return Streams(lanes, Ledger(), "penstock", "home", limit)
 
 
@@ -61,17 +60,25 @@ def test_a_stream_beyond_the_limit_is_a_stranger_and_nothing_grows(tmp_path: Pat
     assert len(list(known)) == 2
 
 
+def test_the_limit_counts_streams_not_topics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock_gateway.streams.TOPICS", 3)
+    known = streams(tmp_path, route(topic="x/#", device="d", stream="s"), limit=1)
+    found = {stream(known.find(f"x/{n}")) for n in range(10)}
+    assert len(found) == 1 and not known.is_stranger(found.pop())
+    assert len(known._by_topic) == 3
+
+
 @pytest.mark.parametrize(
     ("routes", "found"),
     [
         ((route(),), True),
         ((route("latest"),), False),
-        ((route(), route(topic="other/{device}/{stream}")), False),  # either may have brought it
+        ((route(), route(topic="other/{device}/{stream}")), True),  # either may have brought it
         ((route(topic="one", device="a", stream="s"),), True),
         ((route(topic="one", device="b", stream="s"),), False),
     ],
 )
-def test_a_stream_of_an_earlier_start_is_recalled_where_one_route_can_have_brought_it(
+def test_a_stream_of_an_earlier_start_is_recalled_where_a_route_can_have_brought_it(
     tmp_path: Path, routes: tuple[str, ...], found: bool
 ) -> None:
     known = streams(tmp_path, *routes)
