@@ -17,9 +17,12 @@ pytestmark = pytest.mark.system
 SLOW = envelope([20_000.0, 0, 0, 0])
 """Tens of milliseconds of `patient`."""
 
+SLOW_IS_FULL = [True, False, False]
+"""Which of the `every` routes stopped reading."""
 
-def numbered(value: float) -> Callable[[int], bytes]:
-    return lambda n: envelope([value, 0, 0, 0], boot="b1", seq=n)
+
+def numbered(value: float, **keys: int) -> Callable[[int], bytes]:
+    return lambda n: envelope([value, 0, 0, 0], boot="b1", seq=n, **keys)
 
 
 @pytest.fixture
@@ -28,6 +31,7 @@ def home(store: Path, tmp_path: Path) -> Iterator[Site]:
         route("patient", deadline_ms=5000),
         device_route("patient", "slow", kind="data", mode="every", queue=50, deadline_ms=60_000),
         device_route("halves", "quick", kind="data", mode="every"),
+        device_route("patient", "same", kind="data", mode="every"),
     )
     with site(tmp_path, store, *routes, top="threads = 2") as made:
         yield made
@@ -64,24 +68,29 @@ def test_a_flooding_stream_leaves_the_others_their_share(home: Site) -> None:
         assert total["superseded"] == counts["superseded"]
 
 
+@pytest.mark.parametrize(("other", "rate"), [("quick", 100), ("same", 10)])
 def test_a_full_route_leaves_another_its_rate_and_its_acknowledgements(
-    home: Site, record_property: Callable[[str, object], None]
+    home: Site, other: str, rate: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """`slow` gets far more than its model can do: it stops reading. `quick` keeps its beat and its receipts."""
-    with Device(home.broker) as flood, Device(home.broker) as calm:
-        flooding = Steady(flood, topic("slow/vib", "data"), 300, numbered(20_000.0))
-        quick = Steady(calm, topic("quick/vib", "data"), 100, numbered(1.0), count=400)
-        with flooding:
-            home.gateway.wait_for(lambda: paused(home) == [True, False], "has not filled the slow route")
-            with quick:
-                quick.join()
-            assert paused(home) == [True, False]
-            record_property("share of the rate", round(quick.check_kept(home.ear), 4))
-            home.ear.wait(lambda: through(home, "quick/vib") == 399, "the receipt", timeout_s=1.5)
-        assert home.counts("slow/vib")["received"] <= 50 + 1000 + home.counts("slow/vib")["answered"]
-        assert home.counts("quick/vib")["answered"] == 400
-        told = [h.body["window"] for h in home.ear.heard(topic=topic("slow/vib", "receipt"))]
-        assert 0 in told, "a device of a full route is told to pause"
+    """`slow` gets far more than its model can do: it stops reading. Another route, on a model of its own or on the same
+    one, keeps its beat and its receipts, though `slow` calls its frames urgent."""
+    count = 4 * rate
+    with Device(home.broker) as flood, Device(home.broker) as calm, ExitStack() as running:
+        flooding = [Steady(flood, topic(f"slow/{n}", "data"), 75, numbered(20_000.0, pr=9)) for n in range(4)]
+        quiet = Steady(calm, topic(f"{other}/vib", "data"), rate, numbered(1.0), count=count)
+        for stream in flooding:
+            running.enter_context(stream)
+        home.gateway.wait_for(lambda: paused(home) == SLOW_IS_FULL, "has not filled the slow route")
+        with quiet:
+            quiet.join()
+        assert paused(home) == SLOW_IS_FULL
+        record_property("share of the rate", round(quiet.check_kept(home.ear), 4))
+        home.ear.wait(lambda: through(home, f"{other}/vib") == count - 1, "the receipt", timeout_s=1.5)
+    slow = [home.counts(f"slow/{n}") for n in range(4)]
+    assert sum(c["received"] for c in slow) <= 50 + 1000 + sum(c["answered"] for c in slow)
+    assert home.counts(f"{other}/vib")["answered"] == count
+    told = [h.body["window"] for h in home.ear.heard(topic=topic("slow/0", "receipt"))]
+    assert 0 in told, "a device of a full route is told to pause"
 
 
 def paused(home: Site) -> list[bool]:
