@@ -148,7 +148,7 @@ class Servable:
         self.forget(item.stream)
         outcome = self.run([item])[0]
         self.forget(item.stream)
-        return golden.difference(sample, outcome)
+        return golden.difference(sample, outcome, golden.lowest_score(self._bundle.manifest))
 
     def _run_batch(self, items: Sequence[Item]) -> list[Outcome]:
         whole = self._feeder.joined(items)
