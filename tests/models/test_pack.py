@@ -98,6 +98,47 @@ def test_a_softmax_is_added_only_to_logits(tmp_path: Path) -> None:
     assert open_bundle(ready).manifest.postprocess == (TopK(),)
 
 
+def open_classifier(*, softmax: bool) -> bytes:
+    """A classifier of pictures of any size from 8×8 on."""
+    made = onnx.load_from_string(files.classifier(softmax=softmax))
+    for axis in made.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_param = "side"
+    made.graph.node.insert(0, helper.make_node("MaxPool", ["x"], ["small"], kernel_shape=[8, 8]))
+    made.graph.node[1].input[0] = "small"
+    return bytes(made.SerializeToString())
+
+
+SIZE = ("resize.width=16", "resize.height=16")
+
+
+@pytest.mark.parametrize(("softmax", "expected"), [(True, (TopK(),)), (False, (Softmax(), TopK()))])
+def test_a_model_of_an_open_size_is_asked_at_the_size_that_is_set(
+    tmp_path: Path, softmax: bool, expected: tuple[Any, ...]
+) -> None:
+    source = write(tmp_path, open_classifier(softmax=softmax))
+    made = open_bundle(pack(source, tmp_path, preset="classification", sets=SIZE))
+    assert made.manifest.postprocess == expected
+
+
+def test_a_model_that_refuses_its_size_is_no_guess(tmp_path: Path) -> None:
+    source = write(tmp_path, open_classifier(softmax=True))
+    with pytest.raises(UsageError, match=r"--set resize\.width"):
+        pack(source, tmp_path, preset="classification", sets=("resize.width=4", "resize.height=4"))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl", ".PT2"])
+def test_names_of_code_formats_are_refused_whatever_they_hold(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(ModelRefused, match="carry code"):
+        pack(write(tmp_path, files.autoencoder(), f"m{suffix}"), tmp_path)
+
+
+def test_a_model_without_inputs_is_a_usage_error(tmp_path: Path) -> None:
+    node = helper.make_node("Constant", [], ["y"], value=files.weight("v", [1.0]))
+    data = files.model([node], [], [files.tensor("y", [1])]).SerializeToString()
+    with pytest.raises(UsageError, match="needs an input"):
+        pack(write(tmp_path, data), tmp_path)
+
+
 def test_an_autoencoder_packs(tmp_path: Path) -> None:
     path = pack(
         write(tmp_path, files.autoencoder()), tmp_path, preset="autoencoder", name="vibration", version=4
