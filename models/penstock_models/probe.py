@@ -143,7 +143,9 @@ def neutral_sample(manifest: Manifest) -> Sample | None:
     if len(fed) != 1:
         return None
     prepared = any(isinstance(step, specs.Quantize | specs.Normalize) for step in manifest.preprocess)
-    return from_array(np.zeros(closed(fed[0].shape)[1:], "float32" if prepared else fed[0].dtype))
+    shape = closed(fed[0].shape)
+    row = shape if fed[0].shape == (None,) else shape[1:]  # the one axis of a series is not the batch's
+    return from_array(np.zeros(row, "float32" if prepared else fed[0].dtype))
 
 
 def _grey(width: int, height: int) -> bytes:

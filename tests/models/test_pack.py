@@ -87,6 +87,14 @@ def test_without_golden_inputs_a_neutral_one_is_stored(tmp_path: Path) -> None:
     assert grey.media_type == "image/png"
     zeros = open_bundle(pack(write(tmp_path, files.autoencoder(), "a.onnx"), tmp_path)).manifest.golden
     assert [g.media_type for g in zeros] == ["application/x-tensor; dtype=float32; shape=4"]
+    series = open_bundle(pack(write(tmp_path, root(), "r.onnx"), tmp_path)).manifest.golden
+    assert [g.media_type for g in series] == ["application/x-tensor; dtype=float32; shape=1"]
+
+
+def root() -> bytes:
+    """The square roots of a series of any length."""
+    ends = [files.tensor("x", ["samples"])], [files.tensor("y", ["samples"])]
+    return bytes(files.model([helper.make_node("Sqrt", ["x"], ["y"])], *ends).SerializeToString())
 
 
 def test_a_softmax_is_added_only_to_logits(tmp_path: Path) -> None:
