@@ -21,7 +21,7 @@ MAX_TOTAL_BYTES = 2 * 1024**3  # ONNX (protobuf) ends there too
 CHUNK = 1 << 20
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-]+")
-_CODE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".pt2")
+CODE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".pt2")
 
 
 class Source(Protocol):
@@ -50,7 +50,7 @@ def check_name(name: str, where: object) -> str:
         raise BundleError(
             f"{where}: the file name {name!r} must be relative, of letters, digits and `_.-`, without `..`"
         )
-    if name.lower().endswith(_CODE_SUFFIXES):
+    if name.lower().endswith(CODE_SUFFIXES):
         raise BundleError(
             f"{where}: {name} is a format that can carry code; export the model to ONNX or TFLite"
         )

@@ -51,7 +51,11 @@ class Engine:
                 f"{manifest.name}: every input is a constant or a state; nothing is left to feed"
             )
         first = self.inputs[0].shape[:1]
-        self.batched = first in ((None,), (1,)) or (pictures and len(self.inputs[0].shape) == 4)
+        # The one axis of [samples] is the item's own: a model of one value a row would be [n, 1].
+        series = self.inputs[0].shape == (None,)
+        self.batched = not series and (
+            first in ((None,), (1,)) or (pictures and len(self.inputs[0].shape) == 4)
+        )
         self.fixed = self.batched and first[0] not in (None, 1)
         self._state_axes = {s.input: _batch_axis(session.inputs, s) for s in manifest.states}
         self.max_batch = self._largest_batch()
@@ -167,6 +171,8 @@ class Engine:
         if self._session.max_batch:
             return self._session.max_batch
         spec = self.inputs[0]
+        if spec.shape[0] is not None:  # only a constant's or a state's first axis is open
+            return 1
         row_bytes = math.prod(axis or 1 for axis in spec.shape) * np.dtype(spec.dtype).itemsize
         return max(1, min(MAX_BATCH, MAX_BATCH_BYTES // row_bytes))
 

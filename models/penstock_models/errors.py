@@ -9,6 +9,8 @@ PenstockError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PenstockError(Exception):
     """A message for people: what was expected, what came, where, and what to do. One line."""
@@ -35,4 +37,8 @@ class ModelRefused(BundleError):
 
 
 class PlacementError(PenstockError):
-    """None of the wanted devices could be proven to run the model."""
+    """None of the wanted devices could be proven to run the model. `passed` says why, one line a device."""
+
+    def __init__(self, message: str, passed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.passed = tuple(passed) or (message,)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory
-from penstock_models.errors import BundleError, UsageError
+from penstock_models.errors import BundleError, PenstockError, UsageError
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
 from penstock_models.servable import TIMED_OUT, Servable
@@ -192,20 +192,25 @@ class ThreadExecutor:
 
 
 def _open_and_check(path: str, devices: tuple[str, ...], max_pixels: int) -> Servable:
-    servable = Servable.open(open_version(Path(path)), devices, max_pixels=max_pixels)
-    problems = servable.golden()
-    if problems:
-        servable.close()
-        raise BundleError(f"{path}: a golden answer is wrong here: {problems[0]}")
-    return servable
+    try:
+        return Servable.open_checked(open_version(Path(path)), devices, max_pixels=max_pixels)
+    except PenstockError:
+        raise
+    except (
+        Exception
+    ) as error:  # a bundle may come from anywhere: whatever it makes us raise is about this bundle
+        raise BundleError(f"{path}: cannot be loaded: {_one_line(error)}") from error
 
 
 def _outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
     try:
         return servable.run(items)
     except Exception as error:  # a fault of ours must not end the gateway, and must not look like the model's
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return [Refusal("failed", "internal", text)] * len(items)
+        return [Refusal("failed", "internal", _one_line(error))] * len(items)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _close_loaded(done: asyncio.Future[Servable]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from penstock_models import samples
 from penstock_models.manifest import Manifest
 from penstock_models.steps import specs
 
@@ -38,6 +39,7 @@ _RANGES: dict[tuple[type, str], tuple[float, float]] = {
     (specs.Nms, "iou"): (0, 1),
 }
 _CAST_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")
+_TENSOR_DTYPES = (*_CAST_DTYPES, "uint32", "uint64", "bool")
 
 
 def complaints(manifest: Manifest) -> Iterator[str]:
@@ -66,6 +68,8 @@ def _references(manifest: Manifest) -> Iterator[str]:
     for golden in manifest.golden:
         if not (math.isfinite(golden.tolerance) and golden.tolerance >= 0):
             yield f"golden {golden.file}: tolerance {golden.tolerance} is not a finite number ≥ 0"
+        if not samples.is_known(golden.media_type):
+            yield f"golden {golden.file}: media type {golden.media_type!r}: expected {samples.KNOWN}"
 
 
 def step_complaints(step: msgspec.Struct) -> Iterator[str]:
@@ -91,6 +95,13 @@ def step_complaints(step: msgspec.Struct) -> Iterator[str]:
 
 
 def _tensors(manifest: Manifest) -> Iterator[str]:
+    dtypes = [
+        *((s.input, s.dtype) for s in manifest.states),
+        *((c.input, c.dtype) for c in manifest.constants),
+    ]
+    for name, dtype in dtypes:
+        if dtype not in _TENSOR_DTYPES:
+            yield f"input {name}: dtype {dtype!r}: expected one of {', '.join(_TENSOR_DTYPES)}"
     for state in manifest.states:
         if not _bounded(state.shape):
             yield f"state {state.input}: shape {list(state.shape)} is not of positive sizes"

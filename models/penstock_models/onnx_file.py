@@ -6,6 +6,7 @@ without copying them, and never follows a path. Owns the facts; whether they are
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from penstock_models.manifest import Quantization
 
 MAX_FIELDS = 5_000_000
 MAX_DEPTH = 32  # subgraphs within subgraphs
-_SMALL = 256  # bytes of an initializer that can be a scale or a zero point
+_SMALL = 256  # bytes of a tensor that can be a scale or a zero point
 _MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 Value = int | memoryview
@@ -102,12 +103,15 @@ class _Walk:
     def graph(self, message: memoryview, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise MalformedFile(f"subgraphs are nested deeper than {MAX_DEPTH}")
-        small: dict[str, memoryview] = {}
+        small: dict[str, memoryview] = {}  # tensors by name, of initializers and Constant nodes
         nodes: list[_Node] = []
         for number, value in self.fields(message):
             match number, value:
                 case 1, memoryview():
-                    nodes.append(self.node(value, depth))
+                    node = self.node(value, depth)
+                    nodes.append(node)
+                    if node.type == "Constant" and node.value is not None and len(node.value) <= _SMALL:
+                        small.update(dict.fromkeys(node.outputs, node.value))
                 case 5, memoryview():
                     name = self.tensor(value)
                     if len(value) <= _SMALL:
@@ -130,21 +134,27 @@ class _Walk:
                 case 4:
                     node.type = _decode(value)
                 case 5:
-                    self.attribute(value, depth)
+                    node.value = self.attribute(value, depth) or node.value
                 case 7:
                     node.domain = _decode(value)
         self._facts.operators.add((node.domain, node.type))
         return node
 
-    def attribute(self, message: memoryview, depth: int) -> None:
+    def attribute(self, message: memoryview, depth: int) -> memoryview | None:
+        """Walk what an attribute holds; return its one tensor, None for any other."""
+        single: memoryview | None = None
         for number, value in self.fields(message):
             match number, value:
-                case ((5 | 10), memoryview()):
+                case 5, memoryview():
+                    self.tensor(value)
+                    single = value
+                case 10, memoryview():
                     self.tensor(value)
                 case ((6 | 11), memoryview()):
                     self.graph(value, depth + 1)
                 case ((22 | 23), memoryview()):
                     self.sparse(value)
+        return single
 
     def tensor(self, message: memoryview) -> str:
         """Note a tensor whose values lie in another file; return its name."""
@@ -189,7 +199,7 @@ class _Walk:
             tensor = (node.inputs if node.type == "DequantizeLinear" else node.outputs)[:1]
             scale = self._scalar(small.get(node.inputs[1]))
             zero = self._scalar(small.get(node.inputs[2])) if len(node.inputs) > 2 else 0.0
-            if tensor and scale is not None and zero is not None:
+            if tensor and scale is not None and zero is not None and math.isfinite(scale + zero):
                 found[tensor[0]] = Quantization(scale, int(zero))
         # Exporters put a transpose between the input and its DequantizeLinear; moving values does not change them.
         moves = [n for n in nodes if n.type in _MOVES and n.inputs and n.outputs]
@@ -226,6 +236,7 @@ class _Node:
     domain: str = ""
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    value: memoryview | None = None
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

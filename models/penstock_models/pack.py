@@ -6,20 +6,27 @@ Owns the way from a description to a manifest. What an author may write is `mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from penstock_models import golden, onnx_file, presets, safety, samples
+from penstock_models.archive import CODE_SUFFIXES
 from penstock_models.bundle import memory_bundle, write_bundle
-from penstock_models.errors import UsageError
+from penstock_models.errors import ModelRefused, UsageError
 from penstock_models.items import Refusal
 from penstock_models.manifest import Budget, Golden, Manifest, Task, TensorSpec, Variant
 from penstock_models.model_toml import Description, describe
 from penstock_models.presets import Recipe
-from penstock_models.probe import carried_states, fixed_inputs, gives_probabilities, neutral_sample
+from penstock_models.probe import (
+    carried_states,
+    fixed_inputs,
+    gives_probabilities,
+    neutral_sample,
+    picture_shape,
+)
 from penstock_models.runtimes import Session, open_session
 from penstock_models.servable import Servable
 from penstock_models.steps import specs
@@ -79,6 +86,12 @@ def build(description: Description, sets: Sequence[str] = ()) -> tuple[Manifest,
 
 
 def _read_model(path: Path) -> bytes:
+    if path.suffix.lower() in CODE_SUFFIXES:
+        # By its name alone: another tool that gets this file may unpickle it.
+        raise ModelRefused(
+            "not_a_model",
+            f"{path}: {path.suffix} names a format that can carry code; export the model to ONNX or TFLite",
+        )
     try:
         if path.stat().st_size > safety.MAX_BYTES:
             raise UsageError(f"{path}: at most {safety.MAX_BYTES} bytes are read")
@@ -98,14 +111,17 @@ def _manifest(
     fed = [spec for spec in inputs if spec.name not in given]
     carried = {s.output for s in states}
     read = [spec for spec in outputs if spec.name not in carried]
-    sure = (
-        toml.preset == "classification"
-        and bool(read)
-        and gives_probabilities(session, inputs, read[0], constants)
-    )
-    recipe = presets.apply_sets(
-        _merged(description, presets.recipe(toml.preset, fed, read, probabilities=sure)), sets
-    )
+    if not fed:
+        raise UsageError(
+            f"{description.model.name}: every input is a constant or a state, or there is none;"
+            " a model needs an input that frames feed"
+        )
+
+    def ask(steps: Sequence[specs.Preprocess]) -> bool:
+        pictures = {fed[0].name: picture_shape(fed[0], steps)}
+        return gives_probabilities(session, inputs, read[0], constants, pictures)
+
+    recipe = _recipe(description, fed, read, sets, ask)
     _check_labels(description, recipe)
     return Manifest(
         name=description.name,
@@ -124,6 +140,27 @@ def _manifest(
         provenance={"file": description.model.name, "preset": toml.preset, **toml.provenance},
         licence=toml.licence,
     )
+
+
+def _recipe(
+    description: Description,
+    fed: Sequence[TensorSpec],
+    read: Sequence[TensorSpec],
+    sets: Sequence[str],
+    gives_probabilities: Callable[[Sequence[specs.Preprocess]], bool],
+) -> Recipe:
+    """The steps as preset, author and `sets` have them; `gives_probabilities` is asked of a classifier fed by these."""
+    toml = description.toml
+
+    def steps(*, probabilities: bool) -> Recipe:
+        preset = presets.recipe(toml.preset, fed, read, probabilities=probabilities)
+        return presets.apply_sets(_merged(description, preset), sets)
+
+    recipe = steps(probabilities=False)
+    # The question comes after the sets: a model with an open size is asked at the size that is set.
+    if toml.preset == "classification" and toml.postprocess is None:
+        return steps(probabilities=gives_probabilities(recipe.preprocess))
+    return recipe
 
 
 def _tensors(

@@ -15,6 +15,7 @@ import numpy as np
 from penstock_models.errors import PenstockError, UsageError
 from penstock_models.manifest import Constant, Manifest, State, TensorSpec
 from penstock_models.model_toml import Values
+from penstock_models.presets import picture
 from penstock_models.runtimes import Session
 from penstock_models.samples import Sample, from_array
 from penstock_models.steps import specs
@@ -83,19 +84,51 @@ def _find(name: str, tensors: Sequence[TensorSpec], kind: str) -> TensorSpec:
 
 
 def gives_probabilities(
-    session: Session, inputs: Sequence[TensorSpec], output: TensorSpec, constants: Sequence[Constant]
+    session: Session,
+    inputs: Sequence[TensorSpec],
+    output: TensorSpec,
+    constants: Sequence[Constant],
+    pictures: Mapping[str, tuple[int, ...]],
 ) -> bool:
-    """Whether a classifier's output is a distribution already: by its quantization, else by what zeros give."""
+    """Whether a classifier's output is a distribution already: by its quantization, else by what zeros give.
+
+    Args:
+        pictures: the shapes of the inputs that take pictures, as `picture_shape` gives them.
+
+    Raises:
+        UsageError: the model does not take zeros, so it cannot be told.
+    """
     if output.quantization is not None:
         low = np.iinfo(output.dtype).min
         return output.quantization.zero_point == low and output.quantization.scale <= 1.01 / 255
     values = {c.input: np.array(c.values, c.dtype).reshape(c.shape) for c in constants}
-    feeds = {spec.name: values.get(spec.name, np.zeros(closed(spec.shape), spec.dtype)) for spec in inputs}
+    feeds = {
+        spec.name: values.get(spec.name, np.zeros(pictures.get(spec.name, closed(spec.shape)), spec.dtype))
+        for spec in inputs
+    }
     try:
         scores = session.run(feeds)[output.name].astype(np.float64)
-    except PenstockError:
-        return False  # zeros of open axes are too small for some models: then a softmax is the safe guess
+    except PenstockError as error:
+        raise UsageError(
+            f"cannot tell whether output {output.name!r} gives probabilities: the model refuses zeros ({error});"
+            " set the size that it takes with --set resize.width=… and resize.height=…,"
+            " or write its postprocess steps in a model.toml"
+        ) from error
     return bool(scores.min() >= 0 and np.allclose(scores.sum(axis=-1), 1.0, atol=0.01))
+
+
+def picture_shape(spec: TensorSpec, steps: Sequence[specs.Preprocess]) -> tuple[int, ...]:
+    """The shape of one picture for an input: an open height or width is that of the resize step.
+
+    Raises:
+        UsageError: the input is no picture's.
+    """
+    size = next((step for step in steps if isinstance(step, specs.Resize)), None)
+    if size is None:
+        return closed(spec.shape)
+    first = 1 if picture(spec).layout == "nhwc" else 2
+    sides = {first: size.height, first + 1: size.width}
+    return tuple(sides.get(axis, 1) if length is None else length for axis, length in enumerate(spec.shape))
 
 
 def neutral_sample(manifest: Manifest) -> Sample | None:
@@ -110,7 +143,9 @@ def neutral_sample(manifest: Manifest) -> Sample | None:
     if len(fed) != 1:
         return None
     prepared = any(isinstance(step, specs.Quantize | specs.Normalize) for step in manifest.preprocess)
-    return from_array(np.zeros(closed(fed[0].shape)[1:], "float32" if prepared else fed[0].dtype))
+    shape = closed(fed[0].shape)
+    row = shape if fed[0].shape == (None,) else shape[1:]  # the one axis of a series is not the batch's
+    return from_array(np.zeros(row, "float32" if prepared else fed[0].dtype))
 
 
 def _grey(width: int, height: int) -> bytes:

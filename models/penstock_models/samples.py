@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 TENSOR = "application/x-tensor"
 JSON = "application/json"
+KNOWN = f"a picture, {TENSOR} or {JSON}"
 MAX_BYTES = 256 * 1024**2
+MAX_DIGITS = 20  # of one axis of a shape
 _SIGNATURES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
@@ -68,6 +70,12 @@ def item(sample: Sample, stream: str = "") -> Item:
     return Item(_payload(sample), stream)
 
 
+def is_known(media_type: str) -> bool:
+    """Whether `item` reads this media type."""
+    kind = media_type.split(";")[0].strip()
+    return kind.startswith("image/") or kind in (TENSOR, JSON)
+
+
 def _payload(sample: Sample) -> Payload:
     kind, *parameters = (part.strip() for part in sample.media_type.split(";"))
     if kind.startswith("image/"):
@@ -78,9 +86,11 @@ def _payload(sample: Sample) -> Payload:
         values = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
         shape = values.get("shape", "")
         return Tensor(
-            sample.data, values.get("dtype", ""), tuple(int(s) for s in shape.split("x") if s.isdigit())
+            sample.data,
+            values.get("dtype", ""),
+            tuple(int(s) for s in shape.split("x") if s.isdecimal() and len(s) < MAX_DIGITS),
         )
-    raise UsageError(f"media type {sample.media_type!r}: expected a picture, {TENSOR} or {JSON}")
+    raise UsageError(f"media type {sample.media_type!r}: expected {KNOWN}")
 
 
 def from_array(array: np.ndarray) -> Sample:

@@ -6,32 +6,29 @@ It joins the parts: `feeding` (decode, preprocess), `engine` (the session), `ste
 
 from __future__ import annotations
 
-import platform
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-import msgspec
 import numpy as np
 
 from penstock_models import golden
 from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
 from penstock_models.engine import Engine, OutputError
-from penstock_models.errors import BundleError, PlacementError
+from penstock_models.errors import BundleError
 from penstock_models.feeding import Fed, Feeder, takes_pictures
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
-from penstock_models.manifest import Manifest, TensorSpec, Variant
+from penstock_models.manifest import Manifest, TensorSpec
 from penstock_models.rejection import Rejection
-from penstock_models.runtimes import available, open_session
 from penstock_models.runtimes.session import Array, RunError, RunTerminated, Session
-from penstock_models.safety import check
 from penstock_models.steps.answers import Postprocess, Ran, Source
 from penstock_models.steps.specs import Layout, Resize
 from penstock_models.steps.values import dequantize
+from penstock_models.variants import none_runs, sessions
 
 WARMUP_RUNS = 5
 WARMUP_S = 0.5  # no further warm-up run begins after this
@@ -77,19 +74,33 @@ class Servable:
             PlacementError: no variant could be proven on a wanted device.
         """
         passed: list[str] = []
-        for variant in _by_preference(bundle.manifest, devices):
-            if not available(variant.runtime):
-                passed.append(f"{variant.file}: no library for {variant.runtime} models is installed")
-                continue
-            data = bundle.read(variant.file)
-            runtime = check(data, variant.file)
-            try:
-                session = open_session(data, runtime, devices=devices, threads=threads)
-            except PlacementError as error:
-                passed.append(f"{variant.file}: {error}")
-                continue
-            return cls(bundle, _Described(session, variant), max_pixels)
-        raise PlacementError(f"{bundle.manifest.name}: no variant runs here ({'; '.join(passed)})")
+        for session in sessions(bundle, devices, threads, passed):
+            return cls(bundle, session, max_pixels)
+        raise none_runs(bundle, passed)
+
+    @classmethod
+    def open_checked(
+        cls, bundle: Bundle, devices: Sequence[str] = (), threads: int = 1, *, max_pixels: int = MAX_PIXELS
+    ) -> Servable:
+        """Open the best variant and device that give the golden answers: one that errs is passed over for the next.
+
+        Raises:
+            ModelRefused, PlacementError: as `open`.
+            BundleError: as `open`, or a golden answer is wrong wherever the model runs; every reason is named.
+        """
+        passed: list[str] = []
+        wrong = False
+        for session in sessions(bundle, devices, threads, passed):
+            servable = cls(bundle, session, max_pixels)
+            problems = servable.golden()
+            if not problems:
+                return servable
+            servable.close()
+            wrong = True
+            passed.append(f"{servable.info.placement}: a golden answer is wrong here: {problems[0]}")
+        if wrong:
+            raise BundleError(f"{bundle.path}: {'; '.join(passed)}")
+        raise none_runs(bundle, passed)
 
     def run(self, items: Sequence[Item]) -> list[Outcome]:
         """Decode, preprocess, run and postprocess a batch. As many outcomes as items, in order; never raises for one.
@@ -148,7 +159,7 @@ class Servable:
         self.forget(item.stream)
         outcome = self.run([item])[0]
         self.forget(item.stream)
-        return golden.difference(sample, outcome)
+        return golden.difference(sample, outcome, golden.lowest_score(self._bundle.manifest))
 
     def _run_batch(self, items: Sequence[Item]) -> list[Outcome]:
         whole = self._feeder.joined(items)
@@ -290,38 +301,6 @@ def _warm_up(engine: Engine) -> float:
     except RunError:
         return 0.0  # a model may refuse zeros; golden samples say whether it works
     return statistics.median(times)
-
-
-class _Described:
-    """A session whose tensors carry the quantization that the manifest states where the file itself shows none."""
-
-    def __init__(self, session: Session, variant: Variant) -> None:
-        self.inputs = tuple(_with_quantization(spec, variant.inputs) for spec in session.inputs)
-        self.outputs = tuple(_with_quantization(spec, variant.outputs) for spec in session.outputs)
-        self.placement = session.placement
-        self.max_batch = session.max_batch
-        self.run = session.run
-        self.terminate = session.terminate
-        self.close = session.close
-
-
-def _with_quantization(spec: TensorSpec, stated: Sequence[TensorSpec]) -> TensorSpec:
-    same = next((s for s in stated if s.name == spec.name), None)
-    if spec.quantization is not None or same is None or same.quantization is None:
-        return spec
-    return msgspec.structs.replace(spec, quantization=same.quantization)
-
-
-def _by_preference(manifest: Manifest, devices: Sequence[str]) -> list[Variant]:
-    """Variants made for a wanted device first, then for this machine, then for any; the rest cannot run here."""
-    order = [*devices, platform.machine(), "cpu", "any"]
-    fitting = [variant for variant in manifest.variants if variant.target in order]
-    if not fitting:
-        made = ", ".join(sorted({variant.target for variant in manifest.variants}))
-        raise PlacementError(
-            f"{manifest.name}: its variants are for {made}; this machine offers {', '.join(order)}"
-        )
-    return sorted(fitting, key=lambda variant: order.index(variant.target))
 
 
 def _picture_size(manifest: Manifest, spec: TensorSpec) -> tuple[int, int]:

@@ -59,9 +59,10 @@ def _build(toml: ModelToml, name: str, data: bytes, candidates: Mapping[str, byt
 def _agreed(first: Built, others: list[Built]) -> Iterator[Golden]:
     """The golden samples of `first` that hold on every other build too."""
     servables = [Servable.open(memory_bundle(*built, Path(built[0].name))) for built in others]
+    lowest = golden.lowest_score(first[0])
     for index, sample in enumerate(first[0].golden):
         item = golden.item(sample, first[1][sample.file], index)
-        if not any(golden.difference(sample, servable.run([item])[0]) for servable in servables):
+        if not any(golden.difference(sample, servable.run([item])[0], lowest) for servable in servables):
             yield sample
     for servable in servables:
         servable.close()

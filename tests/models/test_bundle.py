@@ -311,6 +311,18 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda m: m.update(constants=[{"input": "x", "dtype": "int8", "shape": [2], "values": [1]}]),
         "constant x",
     ),
+    "constant dtype": (
+        lambda m: m.update(constants=[{"input": "x", "dtype": "foo", "shape": [1], "values": [1]}]),
+        "dtype 'foo'",
+    ),
+    "state dtype": (
+        lambda m: m.update(states=[{"input": "x", "output": "x", "dtype": "object", "shape": [1]}]),
+        "dtype 'object'",
+    ),
+    "golden media type": (
+        lambda m: m["golden"][0].update(media_type="video/mp4"),
+        "golden/0.jpg: media type 'video/mp4'",
+    ),
     "twice": (lambda m: m["files"].append(m["files"][0]), "twice"),
     "negative size": (lambda m: m["files"][0].update(size=-1), "bytes"),
     "path": (lambda m: m["files"][0].update(path="../x"), "not listed"),

@@ -3,16 +3,20 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
-from penstock_models.bundle import Bundle, write_bundle
-from penstock_models.errors import BundleError, UsageError
+from penstock_models.bundle import Bundle, memory_bundle, write_bundle
+from penstock_models.errors import BundleError, PlacementError, UsageError
 from penstock_models.executor import MAX_STUCK, ThreadExecutor
 from penstock_models.items import Executor, Item, Outcome, ServableInfo
+from penstock_models.manifest import Golden
+from penstock_models.runtimes import Session, open_session
 from penstock_models.store import resolve
 from tests.models.loaded import bundle, fates, floats, integers, looper, output, picker, scaler, summer
 from tests.models.onnx_files import autoencoder
@@ -63,6 +67,56 @@ async def test_bundle_that_cannot_be_loaded_leaves_the_executor_usable(
     with pytest.raises(UsageError, match="sha256:none"):
         await executor.run("sha256:none", [], 1.0)
     assert await executor.load(written(bundle(scaler()), tmp_path))
+
+
+def with_golden(files: dict[str, bytes], targets: dict[str, str]) -> Bundle:
+    """A bundle of several variants (file → target), one golden sample: twice what comes in."""
+    plain = bundle(scaler())
+    (variant,) = plain.manifest.variants
+    expected = {"outputs": {"y": {"dtype": "float32", "shape": [2], "values": {"0": 2.0, "1": 4.0}}}}
+    golden = Golden("golden/0.bin", "application/x-tensor; dtype=float32; shape=2", expected, 0.01)
+    variants = tuple(
+        msgspec.structs.replace(variant, file=file, target=target) for file, target in targets.items()
+    )
+    manifest = msgspec.structs.replace(plain.manifest, variants=variants, golden=(golden,))
+    sample = np.array([1, 2], "<f4").tobytes()
+    return memory_bundle(manifest, {**files, golden.file: sample}, plain.path)
+
+
+async def test_variant_that_errs_is_passed_over_for_the_next(
+    executor: ThreadExecutor, tmp_path: Path
+) -> None:
+    files = {"cpu.onnx": autoencoder(2), "any.onnx": scaler()}
+    made = with_golden(files, {"cpu.onnx": "cpu", "any.onnx": "any"})
+    info = await executor.load(written(made, tmp_path))
+    assert output((await executor.run(info.digest, [floats(1, 2)], 5.0))[0]) == [2, 4]
+
+
+async def test_device_that_errs_is_passed_over_for_the_next(
+    executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(data: bytes, runtime: str, *, devices: Sequence[str], threads: int) -> Session:
+        if devices == ("cuda",):
+            raise PlacementError("none", ["cuda: not here"])
+        return open_session(autoencoder(2) if devices == ("npu",) else data, runtime, threads=threads)
+
+    monkeypatch.setattr("penstock_models.variants.open_session", opened)
+    path = written(with_golden({"m.onnx": scaler()}, {"m.onnx": "any"}), tmp_path)
+    info = await executor.load(path, ("npu", "cpu"))
+    assert output((await executor.run(info.digest, [floats(1, 2)], 5.0))[0]) == [2, 4]
+    with pytest.raises(BundleError) as refused:
+        await executor.load(path, ("npu", "cuda"))
+    assert "onnxruntime:cpu: a golden answer is wrong here" in str(refused.value)
+    assert "m.onnx: cuda: not here" in str(refused.value)
+
+
+async def test_whatever_a_bundle_raises_names_its_path(
+    executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(bundle(scaler()), tmp_path)
+    monkeypatch.setattr("penstock_models.executor.open_version", lambda path: {}[path])
+    with pytest.raises(BundleError, match=rf"{path}: cannot be loaded: KeyError"):
+        await executor.load(path)
 
 
 async def test_bare_model_folder_is_loaded_as_the_store_resolves_it(

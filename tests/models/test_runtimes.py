@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 from penstock_models.errors import ModelRefused, PlacementError, UsageError
 from penstock_models.runtimes import RunError, RunTerminated, open_session
 from penstock_models.runtimes.litert import MAX_IDLE, _powers
+from penstock_models.runtimes.ort import _require_assignment
 from penstock_models.runtimes.placement import NotProven, first_proven
 from tests.models.loaded import looper, picker, scaler
 from tests.models.onnx_files import model, tensor
@@ -24,10 +26,42 @@ def test_cpu_is_the_default_and_is_said() -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "openvino", "FooExecutionProvider", "AzureExecutionProvider"])
 def test_device_that_is_not_proven_is_passed_over_or_named(device: str) -> None:
-    """Azure's provider is compiled in and takes no node: only the recorded assignment shows it."""
-    assert open_session(scaler(), "onnx", devices=(device, "cpu")).placement == "onnxruntime:cpu"
-    with pytest.raises(PlacementError, match=device):
-        open_session(scaler(), "onnx", devices=(device,))
+    """Azure's provider is compiled in and takes no node, so that a graph of constants alone shows no other either."""
+    for data in (scaler(), folded()):
+        assert open_session(data, "onnx", devices=(device, "cpu")).placement == "onnxruntime:cpu"
+        with pytest.raises(PlacementError, match=device):
+            open_session(data, "onnx", devices=(device,))
+
+
+def folded() -> bytes:
+    """The shape of a fixed input: a graph that folds to one constant."""
+    node = helper.make_node("Shape", ["x"], ["y"])
+    made = model([node], [tensor("x", [1, 2])], [tensor("y", [2], TensorProto.INT64)])
+    return bytes(made.SerializeToString())
+
+
+class Assigned:
+    """What is asked of an ONNX Runtime session: which provider got which part of the graph."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(ep_name=name) for name in self._names]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [((), "no node"), (("CPUExecutionProvider",), "CPU"), (("QNNExecutionProvider", "Other"), "to Other")],
+)
+def test_assignment_that_proves_nothing(names: tuple[str, ...], words: str) -> None:
+    _require_assignment(Assigned("QNNExecutionProvider"), "QNNExecutionProvider")
+    with pytest.raises(NotProven, match=words):
+        _require_assignment(Assigned(*names), "QNNExecutionProvider")
+
+
+def test_provider_is_said_by_its_short_name() -> None:
+    assert open_session(scaler(), "onnx", devices=("CPUExecutionProvider",)).placement == "onnxruntime:cpu"
 
 
 def test_every_candidate_is_named_with_its_reason() -> None:

@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -184,9 +185,20 @@ def test_finds_the_quantization_of_a_qdq_model() -> None:
         helper.make_node("Flatten", ["q"], ["y"]),
     ]
     ends = [files.tensor("x", [1, 2], TensorProto.INT8)], [files.tensor("y", [2, 1], TensorProto.INT8)]
-    found = onnx_file.scan(bytes(files.model(nodes, *ends, q).SerializeToString())).quantization
-    assert found["x"] == Quantization(0.5, -3)
-    assert found["y"] == Quantization(0.25, -3)
+    constants = [helper.make_node("Constant", [], [each.name], value=each) for each in q]
+    for made in (files.model(nodes, *ends, q), files.model([*constants, *nodes], *ends)):
+        found = onnx_file.scan(bytes(made.SerializeToString())).quantization
+        assert found["x"] == Quantization(0.5, -3)
+        assert found["y"] == Quantization(0.25, -3)
+
+
+@pytest.mark.parametrize(("scale", "zero"), [(0.5, np.nan), (0.5, np.inf), (np.nan, 0.0), (-np.inf, 0.0)])
+def test_a_quantization_that_is_no_number_is_unknown(scale: float, zero: float) -> None:
+    weights = [files.weight("s", scale), files.weight("z", zero)]
+    node = helper.make_node("DequantizeLinear", ["x", "s", "z"], ["y"])
+    data = bytes(files.model([node], IN, OUT, weights).SerializeToString())
+    assert safety.inspect(data, "m.onnx").runtime == "onnx"
+    assert onnx_file.scan(data).quantization == {}
 
 
 @given(st.binary(max_size=400))

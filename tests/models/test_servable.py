@@ -14,7 +14,7 @@ from PIL import Image
 from penstock_models.bundle import memory_bundle
 from penstock_models.errors import BundleError, PlacementError
 from penstock_models.items import Answer, EncodedImage, Item, JsonValues, Named, SenML, Tensor
-from penstock_models.manifest import Golden, State, Variant
+from penstock_models.manifest import Constant, Golden, State, Variant
 from penstock_models.servable import TIMED_OUT, Servable
 from penstock_models.steps import specs
 from tests.models.loaded import (
@@ -152,6 +152,34 @@ def test_model_without_a_batch_axis() -> None:
     items = [floats(*range(12), shape=(6, 2)), floats(*range(11))]
     outcomes = made.run(items)
     assert fates(outcomes) == ["ok", "rejected: shape"] and output(outcomes[0]) == 66
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 3)])
+def test_model_of_a_series_of_any_length(shape: tuple[int, ...]) -> None:
+    """The one open axis of [samples] is the item's, not a batch's."""
+    node = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    made = servable(
+        model([node], [tensor("x", ["samples"])], [tensor("y", [])]).SerializeToString(),
+        preprocess=(specs.Normalize(scale=2),),
+    )
+    outcomes = made.run([floats(1, 2, 3, shape=shape), floats(5), floats(1, 1, 1), floats(7)])
+    assert [output(outcome) for outcome in outcomes] == [12, 10, 6, 14]
+    assert made.info.max_batch == 1 and made.info.p50_ms > 0
+
+
+@pytest.mark.parametrize(("rows", "max_batch"), [("n", 64), (1, 1)])
+@pytest.mark.parametrize("held", [[], ["k"]])
+def test_batch_is_that_of_the_inputs_that_are_fed(
+    rows: int | str, max_batch: int, held: list[int | str]
+) -> None:
+    node = helper.make_node("Mul", ["x", "factor"], ["y"])
+    ends = [tensor("factor", held), tensor("x", [rows, 2])], [tensor("y", [rows, 2])]
+    shape = (1,) * len(held)
+    made = servable(
+        model([node], *ends).SerializeToString(), constants=(Constant("factor", "float32", shape, (3.0,)),)
+    )
+    assert made.info.max_batch == max_batch
+    assert [output(o) for o in made.run([floats(1, 2), floats(3, 4)])] == [[3, 6], [9, 12]]
 
 
 def test_items_of_other_shapes_run_in_groups() -> None:

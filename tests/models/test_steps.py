@@ -1,5 +1,7 @@
 """Steps: each against its definition or against the library that it must equal."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from penstock_models.steps.boxes import Boxes, decode_boxes, decode_yolox, suppr
 from penstock_models.steps.pictures import PicturePlan, resize
 from penstock_models.steps.scores import finite_rows, softmax, squared_error, top_k
 from penstock_models.steps.series import MAX_WINDOWS, SeriesPlan
+from penstock_models.steps.values import apply_value
 from tests.models.pictures import photo
 
 
@@ -194,6 +197,69 @@ def test_ready_values_skip_quantize() -> None:
     assert plan.accepts(np.dtype("int8")) is True
     assert plan.accepts(np.dtype("float32")) is False
     assert plan.rows(np.array([[1, 2]], np.int8), ready=True).data.tolist() == [[1, 2]]
+
+
+CASTS: list[tuple[str, list[float], str, int, list[float]]] = [
+    ("float32", [0.5, 1.9, 40000], "float32", -1, [-0.5, 0.9, 39999]),
+    ("float16", [60000], "float32", 30000, [90000]),
+    ("float32", [300.7, -300], "int8", 1, [127, -128]),
+    ("int16", [32767, -5], "int16", 100, [32767, 95]),
+    ("int16", [32767, -5], "int32", 100, [32867, 95]),
+    ("uint8", [0, 200], "int8", -128, [-128, 72]),
+    ("int64", [2**63 - 1, -(2**63)], "int64", 100, [2**63 - 1, 100 - 2**63]),
+    ("int64", [2**63 - 1, -(2**63)], "int64", -100, [2**63 - 101, -(2**63)]),
+    ("int16", [5], "uint16", -10, [0]),
+    ("float32", [3e9, -3e9, 7.9], "int32", 0, [2**31 - 1, -(2**31), 7]),
+    ("float32", [1e19, -1e19], "int64", 0, [2**63 - 1, -(2**63)]),
+    ("float64", [2.0**53 + 2, 1e300], "int64", 0, [2**53 + 2, 2**63 - 1]),
+    ("float16", [40000, -40000], "int16", 0, [32767, -32768]),
+    ("int64", [-1, 2**40], "uint8", 0, [0, 255]),
+    ("uint16", [65535], "int8", 0, [127]),
+]
+
+
+@pytest.mark.parametrize(("given", "values", "dtype", "offset", "expected"), CASTS)
+def test_cast_adds_exactly_and_saturates(
+    given: str, values: list[float], dtype: str, offset: int, expected: list[float]
+) -> None:
+    found = apply_value(specs.Cast(dtype, offset), np.array(values, given), TensorSpec("x", dtype, (None,)))
+    assert found.dtype == dtype
+    assert found.tolist() == (pytest.approx(expected) if dtype.startswith("float") else expected)
+
+
+WRONG_SERIES: list[tuple[tuple[specs.Preprocess, ...], tuple[int | None, ...], str]] = [
+    ((specs.Window(3, 1), specs.Context(2)), (5, 2), "context stands after step window"),
+    ((specs.Normalize(mean=(1, 2)),), (4, 3), "1 or 3 values"),
+    ((specs.Normalize(std=(1, 2)), specs.Window(2, 1), specs.Reshape((6,))), (6,), "1 or 3 values"),
+    ((specs.Normalize(mean=(1, 2)),), (), "1 or 1 values"),
+]
+
+
+@pytest.mark.parametrize(("steps", "row", "text"), WRONG_SERIES)
+def test_series_steps_that_do_not_fit_are_refused(
+    steps: tuple[specs.Preprocess, ...], row: tuple[int | None, ...], text: str
+) -> None:
+    with pytest.raises(BundleError, match=text):
+        series(*steps, row=row)
+
+
+@pytest.mark.parametrize("row", [(4, 2), (None, 2), (4, None)])
+def test_normalize_by_channel(row: tuple[int | None, ...]) -> None:
+    plan = series(specs.Normalize(mean=(1, 2)), row=row)
+    found = plan.rows(np.tile(np.array([3, 5], np.float32), (1, 4, 1)), ready=False).data
+    assert found.tolist() == [[[2, 3]] * 4]
+
+
+@pytest.mark.parametrize(
+    ("plan", "shape"),
+    [
+        (((specs.Normalize(mean=(1, 2)),), (4, None)), (1, 4, 3)),
+        (((specs.Normalize(mean=(1, 2)), specs.Reshape((6,))), (6,)), (1, 6)),
+    ],
+)
+def test_channels_that_only_an_item_tells_are_its_fault(plan: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(Rejection, match="channel"):
+        series(*plan[0], row=plan[1]).rows(np.zeros(shape, np.float32), ready=False)
 
 
 DTYPES = [

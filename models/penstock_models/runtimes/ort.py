@@ -1,7 +1,8 @@
 """ONNX Runtime behind the `Session` Protocol.
 
 A provider list is a wish: ONNX Runtime falls back to the CPU without an error. So an accelerator counts as proven only
-when the session was built with the CPU fall-back disabled and the recorded assignment names no other provider.
+when the session was built with the CPU fall-back disabled and the recorded assignment names it and no other provider.
+The CPU is proven where it is the session's only provider.
 """
 
 from __future__ import annotations
@@ -98,9 +99,11 @@ class OrtSession:
 def _prove(data: bytes, device: str, threads: int) -> tuple[Any, str]:
     """A session whose every node was assigned to `device`, and the placement's name."""
     provider = PROVIDERS.get(device, device)
+    if provider not in PROVIDERS.values():  # such as Azure's, which takes no node of a model
+        raise NotProven(f"not a device that runs models here: name one of {', '.join(PROVIDERS)}")
     if provider not in ort.get_available_providers():
         raise NotProven(f"{provider} is not in this build of onnxruntime")
-    cpu = device == "cpu"
+    cpu = provider == PROVIDERS["cpu"]
     try:
         session = ort.InferenceSession(
             data, _options(threads, fallback=cpu), providers=[provider], enable_fallback=0
@@ -109,16 +112,19 @@ def _prove(data: bytes, device: str, threads: int) -> tuple[Any, str]:
         if cpu:
             raise _refusal(error) from error
         raise NotProven(_one_line(error)) from error
-    if session.get_providers()[0] != provider:
-        raise NotProven(f"the session runs on {session.get_providers()[0]}")
+    used = session.get_providers()
+    if used[0] != provider or (cpu and len(used) > 1):
+        raise NotProven(f"the session runs on {', '.join(used)}")
     if not cpu:
         _require_assignment(session, provider)
-    return session, f"onnxruntime:{device}"
+    return session, f"onnxruntime:{'cpu' if cpu else device}"
 
 
 def _require_assignment(session: Any, provider: str) -> None:
-    others = {part.ep_name for part in session.get_provider_graph_assignment_info()} - {provider}
-    if others:
+    names = {part.ep_name for part in session.get_provider_graph_assignment_info()}
+    if not names:  # the whole graph was folded to constants
+        raise NotProven(f"no node of the model was assigned to {provider}")
+    if others := names - {provider}:
         raise NotProven(f"nodes were assigned to {', '.join(sorted(others))}")
 
 

@@ -30,5 +30,6 @@ def first_proven(devices: Sequence[str], attempt: Callable[[str], T]) -> T:
             passed.append(f"{device}: {why}")
     raise PlacementError(
         f"no wanted device could be proven to run the model ({'; '.join(passed)});"
-        " install its runtime package or add cpu to devices"
+        " install its runtime package or add cpu to devices",
+        passed,
     )

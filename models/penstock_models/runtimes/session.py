@@ -25,8 +25,8 @@ class Session(Protocol):
     """An open model. `run` may be called from several threads at once.
 
     `placement` says what was proven, as `RUNTIME:DEVICE`: `onnxruntime:cpu`, `litert:cpu+xnnpack`, `litert:cpu`,
-    `onnxruntime:openvino`. `max_batch` is how many rows a run may have: 0 where the first axis is dynamic, the largest
-    proven number where the runtime could resize it, and 1 where the shapes are as in the file.
+    `onnxruntime:openvino`. `max_batch` is how many rows a run may have: 0 where the first axis of some input is open, the
+    largest proven number where the runtime could resize it, and 1 where the shapes are as in the file.
     """
 
     @property
@@ -58,4 +58,4 @@ class Session(Protocol):
 
 def dynamic_batch(inputs: tuple[TensorSpec, ...]) -> bool:
     """Whether the first axis of some input is open: that input's rows are a batch of any size."""
-    return bool(inputs) and bool(inputs[0].shape) and inputs[0].shape[0] is None
+    return any(spec.shape[:1] == (None,) for spec in inputs)

@@ -27,7 +27,7 @@ from penstock_models.steps.specs import (
     Reshape,
     Window,
 )
-from penstock_models.steps.values import apply_value, required_quantization
+from penstock_models.steps.values import apply_value, fits_channels, required_quantization
 
 MAX_WINDOWS = 4096  # rows that one item may become
 
@@ -60,6 +60,11 @@ class SeriesPlan:
         self.window = next((s for s in steps if isinstance(s, Window)), None)
         self.context = next((s for s in steps if isinstance(s, Context)), None)
         self._values = [s for s in steps if isinstance(s, (Normalize, Cast, Quantize))]
+        if self.window and self.context and self.steps.index(self.window) < self.steps.index(self.context):
+            raise BundleError(
+                "step context stands after step window, and would keep only the first window of an item;"
+                " write context before window"
+            )
         self._quantizes = any(isinstance(s, Quantize) for s in steps)
         if self._quantizes:
             required_quantization(spec)
@@ -120,6 +125,10 @@ class SeriesPlan:
                 case Normalize() | Cast() | Quantize() if not ready:
                     if isinstance(step, Quantize):
                         real = x
+                    elif isinstance(step, Normalize) and not fits_channels(step, x.shape[-1]):
+                        raise Rejection(
+                            "shape", f"normalize has one value a channel, got {x.shape[-1]} channels"
+                        )
                     x = apply_value(step, x, self.spec)
                 case _:
                     pass
@@ -144,13 +153,25 @@ class SeriesPlan:
                     shape = self._series(shape, size)
                 case Context(samples=samples):
                     shape = self._shortened(shape, samples)
-                case Normalize() | Cast() | Quantize() | Layout():
+                case Normalize():
+                    self._check_channels(step, shape)
+                case Cast() | Quantize() | Layout():
                     pass
                 case _:
                     raise BundleError(
                         f"step {step.__struct_config__.tag} needs a picture, this model takes numbers"
                     )
         return shape
+
+    def _check_channels(self, step: Normalize, shape: Shape) -> None:
+        # Before a reshape without a window an item has any shape: then only the item itself tells.
+        loose = self._any_shape and self.window is None
+        channels = shape[-1] if shape else 1
+        if not loose and channels is not None and not fits_channels(step, channels):
+            raise BundleError(
+                f"normalize: mean and std have 1 or {channels} values for {channels} channels of input"
+                f" {self.spec.name!r}, got {len(step.mean)} and {len(step.std)}"
+            )
 
     def _series(self, shape: Shape, size: int) -> Shape:
         if self._any_shape and None not in shape:

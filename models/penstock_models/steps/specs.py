@@ -55,7 +55,7 @@ class Layout(_Step, frozen=True, tag="layout"):
 
 
 class Cast(_Step, frozen=True, tag="cast"):
-    """Change the dtype (NumPy name). `offset` is added first, in int16: pixel − 128 as int8 is offset −128, dtype int8."""
+    """Change the dtype (NumPy name). `offset` is added first, what is beyond the dtype saturates: pixel − 128 as int8 is offset −128, dtype int8."""
 
     dtype: str
     offset: int = 0

@@ -7,6 +7,7 @@ values up. Both ways are the same arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +31,23 @@ def apply_value(step: ValueStep, x: Array, spec: TensorSpec) -> Array:
                 y /= np.asarray(std, np.float32)
             return y
         case Cast(dtype=dtype, offset=offset):
-            return saturate(x.astype(np.int16) + np.int16(offset) if offset else x, dtype)
+            return saturate(_shifted(x, offset, dtype) if offset else x, dtype)
         case Quantize():
             return quantize(x, required_quantization(spec), spec.dtype)
+
+
+def _shifted(x: Array, offset: int, dtype: str) -> Array:
+    """x + offset in a type that holds it: float64 from or to floats, else int64, at its ends where it is beyond."""
+    if "f" in (x.dtype.kind, np.dtype(dtype).kind):
+        return x.astype(np.float64) + offset
+    ends = np.iinfo(np.int64)
+    wide = saturate(x, "int64")
+    return np.clip(wide, ends.min - min(offset, 0), ends.max - max(offset, 0)) + offset
+
+
+def fits_channels(step: Normalize, channels: int) -> bool:
+    """Whether mean and std have one value, or one a channel."""
+    return {len(step.mean), len(step.std)} <= {1, channels}
 
 
 def quantize(x: Array, by: Quantization, dtype: str) -> Array:
@@ -51,11 +66,23 @@ def dequantize(q: Array, by: Quantization) -> Array:
 def saturate(x: Array, dtype: str) -> Array:
     """Cast, with values beyond an integer target's range set to its ends."""
     target = np.dtype(dtype)
-    if target.kind in "iu" and x.dtype != target:
-        limits = np.iinfo(target)
-        if x.dtype.kind == "f" or not np.can_cast(x.dtype, target):
-            x = np.clip(x, limits.min, limits.max)
-    return x.astype(target, copy=False)
+    if target.kind not in "iu" or np.can_cast(x.dtype, target):
+        return x.astype(target, copy=False)
+    limits = np.iinfo(target)
+    if x.dtype.kind == "f":
+        return _from_floats(x, target, limits)
+    own = np.iinfo(x.dtype)
+    return np.clip(x, max(limits.min, own.min), min(limits.max, own.max)).astype(target)
+
+
+def _from_floats(x: Array, target: np.dtype[Any], limits: np.iinfo[Any]) -> Array:
+    if np.finfo(x.dtype).nmant >= limits.bits:  # both ends are exact in the float type
+        return np.clip(x, limits.min, limits.max).astype(target)
+    wide = x.astype(np.float64)
+    below = np.nextafter(float(limits.max) + 1, 0)  # float64 has no 2**63 - 1
+    made = np.clip(wide, limits.min, below).astype(target)
+    made[wide > below] = limits.max
+    return made
 
 
 def required_quantization(spec: TensorSpec) -> Quantization:
@@ -80,7 +107,7 @@ def table(steps: Sequence[ValueStep], channels: int, spec: TensorSpec) -> Array 
     """
     values: Array = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], channels, axis=2)
     for step in steps:
-        if isinstance(step, Normalize) and not {len(step.mean), len(step.std)} <= {1, channels}:
+        if isinstance(step, Normalize) and not fits_channels(step, channels):
             raise BundleError(f"normalize: mean and std have 1 or {channels} values for {channels} channels")
         values = apply_value(step, values, spec)
     if values.dtype == np.uint8 and spec.dtype.startswith("float"):
