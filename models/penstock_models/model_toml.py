@@ -135,7 +135,7 @@ def _labels(labels: Path | str | tuple[str, ...], folder: Path) -> tuple[str, ..
         data = path.read_bytes()
         if len(data) > MAX_LABELS_BYTES:
             raise UsageError(f"labels {path}: {len(data)} bytes, at most {MAX_LABELS_BYTES} are read")
-        lines = data.decode("utf-8").splitlines()
+        lines = data.decode("utf-8-sig").splitlines()  # editors of some systems write a mark in front
     except OSError as error:
         raise UsageError(f"cannot read labels {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -233,6 +233,11 @@ def test_ten_lines_describe_a_model(tmp_path: Path) -> None:
     assert found.toml.budget.p95_ms == 40
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_label(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfperson\r\nrider\r\n")
+    assert describe(written(tmp_path, TEN_LINES)).labels == ("person", "rider")
+
+
 def test_the_caller_wins_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a\n")
     path = written(tmp_path, TEN_LINES)
