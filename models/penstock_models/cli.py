@@ -139,18 +139,20 @@ def run(
       penstock model run models/yolox_nano-1.bundle street.jpg --save out.png
     """
     from penstock_models.console import answer_line, progress
-    from penstock_models.draw import save_all
+    from penstock_models.draw import require_pictures, save_all
     from penstock_models.trial import run_files
 
+    if save is not None:
+        require_pictures(inputs)
     with progress("running", len(inputs)) as advance:
         report = run_files(bundle, inputs, lambda: advance(1))
-    if save is not None:
-        save_all(report.outcomes, save)
     if as_json:
         _print_json(report.plain())
     else:
         for path, outcome in report.outcomes:
             typer.echo(f"{path}: {answer_line(outcome)}")
+    if save is not None:
+        save_all(report.outcomes, save)
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -59,6 +59,19 @@ def load(path: Path) -> Sample:
     )
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as a JPEG, PNG or WebP does.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return bool(_image_type(file.read(16)))
+    except OSError as error:
+        raise UsageError(f"cannot read input {path}: {error.strerror}") from error
+
+
 def item(sample: Sample, stream: str = "") -> Item:
     """The item of a sample; `stream` keys the carried state of stateful models.
 

@@ -110,6 +110,21 @@ def test_run_draws_and_prints(
     assert found["model"]["digest"].startswith("sha256:")
 
 
+def test_run_prints_the_answer_although_the_picture_cannot_be_saved(
+    capsys: pytest.CaptureFixture[str], bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    code, out, err = call(capsys, "model", "run", bundle, photo, "--save", tmp_path / "drawn.what")
+    assert (code, out.startswith(f"{photo}: green ")) == (2, True)
+    assert "drawn.what" in err and err.count("\n") == 1
+
+
+def test_run_saves_only_pictures(capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("1,2\n")
+    code, out, err = call(capsys, "model", "run", bundle, tmp_path / "x.csv", "--save", tmp_path / "o.png")
+    assert (code, out) == (2, "")
+    assert "x.csv: expected a JPEG, PNG or WebP picture" in err and err.count("\n") == 1
+
+
 def test_run_exits_1_where_an_input_has_no_answer(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:
