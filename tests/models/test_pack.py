@@ -310,7 +310,7 @@ INPUTS: dict[str, tuple[bytes, str, int]] = {
     "no-suffix": (b"\x89PNG\r\n\x1a\n", "image/png", 8),
     "a.webp": (b"RIFF\0\0\0\0WEBP", "image/webp", 12),
     "a.npy": (npy(np.zeros((2, 3), ">i2")), "application/x-tensor; dtype=int16; shape=2x3", 12),
-    "a.csv": (b"x,y\n1,2\n3,4\n", "application/x-tensor; dtype=float32; shape=2x2", 16),
+    "a.csv": (b"x,y\n1,2\n3,4\n", "application/json", 13),
     "a.json": (b"[1, 2]", "application/json", 6),
     "a.bin": (bytes(7), "application/x-tensor", 7),
 }
@@ -323,7 +323,64 @@ def test_input_files(tmp_path: Path, name: str) -> None:
     assert (found.media_type, len(found.data)) == (media_type, size)
     payload = samples.item(found, "s").payload
     if isinstance(payload, Tensor) and "shape" in media_type:
-        assert payload.shape == ((2, 3) if name == "a.npy" else (2, 2))
+        assert payload.shape == (2, 3)
+
+
+TABLES: dict[str, tuple[bytes, Any]] = {
+    "names": (b"x,y\n1,2\n3,4.5\n", [[1, 2], [3, 4.5]]),
+    "one row": (b"1,2,3\n", [1, 2, 3]),
+    "one column": (b"1\n2\n3\n", [1, 2, 3]),
+    "one value": (b"-7", [-7]),
+    "spaces and a mark": (b"\xef\xbb\xbf1, +2\r\n\r\n3,4\r\n", [[1, 2], [3, 4]]),
+    "exact": (b"9007199254740993", [9007199254740993]),
+}
+
+
+@pytest.mark.parametrize(("data", "values"), TABLES.values(), ids=TABLES)
+def test_a_table_becomes_numbers_without_a_dtype(tmp_path: Path, data: bytes, values: Any) -> None:
+    assert json.loads(samples.load(write(tmp_path, data, "a.csv")).data) == values
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "DOUBLE", "FLOAT16", "INT64", "INT32", "UINT8"])
+@pytest.mark.parametrize("rows", ["1,2,3,4", "1\n2\n3\n4"])
+def test_a_table_takes_the_dtype_and_shape_of_the_input(tmp_path: Path, dtype: str, rows: str) -> None:
+    kind = TensorProto.DataType.Value(dtype)
+    shapes: list[list[int | str | None]] = [["n", 4], ["n", 4, 1], ["n", 1, 4]]
+    for shape in shapes:
+        ends = [files.tensor("x", shape, kind)], [files.tensor("y", shape, kind)]
+        data = files.model([helper.make_node("Identity", ["x"], ["y"])], *ends).SerializeToString()
+        bundle = pack(write(tmp_path, data), tmp_path, golden=[write(tmp_path, rows.encode(), "a.csv")])
+        (sample,) = open_bundle(bundle).manifest.golden
+        assert list(sample.expected["outputs"]["y"]["values"].values()) == [1, 2, 3, 4]
+
+
+def adder() -> bytes:
+    """y = left + right, each (n, 2)."""
+    ends = [files.tensor("left", ["n", 2]), files.tensor("right", ["n", 2])], [files.tensor("y", ["n", 2])]
+    made = files.model([helper.make_node("Add", ["left", "right"], ["y"])], *ends)
+    return bytes(made.SerializeToString())
+
+
+NAMED = b'{"left": [[1, 2]], "right": [0.5, 0.25]}'
+
+
+@pytest.mark.parametrize("text", [NAMED, b'{"v": 1, "inputs": ' + NAMED + b"}"])
+def test_several_inputs_are_a_map_of_their_names(tmp_path: Path, text: bytes) -> None:
+    given = write(tmp_path, text, "in.json")
+    path = pack(write(tmp_path, adder()), tmp_path, golden=[given])
+    (sample,) = open_bundle(path).manifest.golden
+    assert sample.expected["outputs"]["y"]["values"] == {"0": 1.5, "1": 2.25}
+    assert verify(path).ok
+    assert run_files(path, [given], lambda: None).ok
+    assert measure(path, given, 0.01, lambda part: None).rows
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(b'{"left": [1, 2]}', "exactly left, right, got left"), (b"{]", r"in\.json: not JSON")]
+)
+def test_a_map_that_does_not_fit_is_rejected(tmp_path: Path, text: bytes, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        pack(write(tmp_path, adder()), tmp_path, golden=[write(tmp_path, text, "in.json")])
 
 
 @pytest.mark.parametrize(
@@ -334,6 +391,8 @@ def test_input_files(tmp_path: Path, name: str) -> None:
         ("a.npy", b"\x93NUMPY\x01\x00"),
         ("a.csv", b"1,2\n3\n"),
         ("a.csv", b"1,2\nx,y\n"),
+        ("a.csv", b"1,nan\n"),
+        ("a.csv", b"x,y\n"),
         ("a.xyz", b"what"),
     ],
 )
