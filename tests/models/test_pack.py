@@ -156,9 +156,77 @@ TOML_ERRORS: dict[str, tuple[str, str]] = {
 def test_what_does_not_fit_the_model_is_an_error(tmp_path: Path, text: str, words: str) -> None:
     write(tmp_path, files.counter())
     write(tmp_path, f'file = "m.onnx"\n{text}\n'.encode(), "model.toml")
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=rf"model\.toml:3: .*{words}"):
         pack(tmp_path / "model.toml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+BOXES_STEP = '[[postprocess]]\nop = "decode_boxes"\nscores = "s"'
+YOLOX_STEP = '[[postprocess]]\nop = "decode_yolox"'
+LOCATED: dict[str, tuple[str, str]] = {
+    "model": ('file = "none.onnx"', r":1: file: cannot read the model .*none\.onnx"),
+    "golden": (
+        'file = "m.onnx"\n[golden]\ninputs = ["no.png"]',
+        r":3: golden\.inputs\[0\]: cannot read .*no\.png",
+    ),
+    "golden answer": (
+        'file = "m.onnx"\npreset = "classification"\n[golden]\ninputs = ["bad.png"]',
+        r":4: golden\.inputs\[0\]: golden .*bad\.png: rejected: decode",
+    ),
+    "preset": ('file = "m.onnx"\npreset = "rfb"', ":2: preset: preset rfb expects outputs"),
+    "label count": (
+        'file = "m.onnx"\nlabels = ["a"]\npreset = "classification"',
+        r":2: labels: m\.onnx has 3 classes, the labels are 1",
+    ),
+    "written topk": (
+        'file = "m.onnx"\nlabels = ["a"]\n[[postprocess]]\nop = "topk"',
+        ":2: labels: .*3 classes",
+    ),
+    "task alone": ('file = "m.onnx"\nlabels = ["a"]\ntask = "classification"', ":2: labels: .*3 classes"),
+    "decoder": (f'file = "m.onnx"\n{BOXES_STEP}', r":2: postprocess\[0\]: m\.onnx: decode_boxes reads"),
+    "yolox": (f'file = "m.onnx"\n{YOLOX_STEP}', r":2: postprocess\[0\]: m\.onnx: decode_yolox needs"),
+    "steps": (
+        'file = "m.onnx"\n[[preprocess]]\nop = "resize"\nwidth = 8\nheight = 8\n[[preprocess]]\nop = "window"\n'
+        "size = 2\nstride = 1",
+        r"model\.toml:2: preprocess\[0\]: m\.onnx: input 'x' .* cannot take",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), LOCATED.values(), ids=LOCATED)
+def test_an_error_stands_at_its_line(tmp_path: Path, text: str, words: str) -> None:
+    write(tmp_path, files.classifier())
+    write(tmp_path, b"\x89PNG\r\n\x1a\n", "bad.png")
+    write(tmp_path, text.encode(), "model.toml")
+    with pytest.raises(UsageError, match=words):
+        pack(tmp_path / "model.toml", tmp_path / "out")
+
+
+DECODED: dict[str, tuple[tuple[Any, ...], str, int]] = {
+    "yolox": (([1, 3, 16, 16], [1, 5, 7]), 'op = "decode_yolox"\nstrides = [8, 16]', 2),
+    "boxes": (([1, 3, 16, 16], [1, 9, 4]), 'op = "decode_boxes"\nscores = "y"\nboxes = "y"', 3),
+    "classes": (([1, 3, 16, 16], [1, 6]), 'op = "topk"', 6),
+}
+
+
+@pytest.mark.parametrize(("shapes", "steps", "classes"), DECODED.values(), ids=DECODED)
+def test_written_steps_want_as_many_labels_as_the_output_has(
+    tmp_path: Path, shapes: tuple[Any, ...], steps: str, classes: int
+) -> None:
+    value = helper.make_node("Constant", [], ["v"], value=files.weight("v", np.zeros(shapes[1])))
+    shape = helper.make_node("Shape", ["x"], ["unused"])
+    ends = [files.tensor("x", shapes[0])], [files.tensor("y", shapes[1])]
+    made = files.model([shape, value, helper.make_node("Identity", ["v"], ["y"])], *ends)
+    write(tmp_path, made.SerializeToString())
+    resize = '[[preprocess]]\nop = "resize"\nwidth = 16\nheight = 16\n[[preprocess]]\nop = "layout"\norder = "nchw"'
+    for labels in (classes - 1, classes):
+        text = f'file = "m.onnx"\nlabels = {["a"] * labels}\n{resize}\n[[postprocess]]\n{steps}\n'
+        write(tmp_path, text.encode(), "model.toml")
+        if labels == classes:
+            assert pack(tmp_path / "model.toml", tmp_path).exists()
+            continue
+        with pytest.raises(UsageError, match=f"{classes} classes, the labels are {labels}"):
+            pack(tmp_path / "model.toml", tmp_path)
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
@@ -376,7 +444,8 @@ def test_several_inputs_are_a_map_of_their_names(tmp_path: Path, text: bytes) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(b'{"left": [1, 2]}', "exactly left, right, got left"), (b"{]", r"in\.json: not JSON")]
+    ("text", "words"),
+    [(b'{"left": [1, 2]}', "exactly left, right, got left"), (b"{]", r"in\.json: not JSON")],
 )
 def test_a_map_that_does_not_fit_is_rejected(tmp_path: Path, text: bytes, words: str) -> None:
     with pytest.raises(UsageError, match=words):
