@@ -59,7 +59,7 @@ def pack(
     from penstock_models.console import working
     from penstock_models.pack import pack as make
 
-    with working(f"packing {file.name}"):
+    with working(f"packing {file.name}") as advance:
         path = make(
             file,
             out,
@@ -69,6 +69,7 @@ def pack(
             labels=labels,
             golden=golden or (),
             sets=sets or (),
+            advance=advance,
         )
         bundle = open_bundle(path)
     if as_json:
@@ -108,8 +109,8 @@ def verify(bundle: BundlePath, as_json: Json = False) -> None:
     from penstock_models.console import working
     from penstock_models.trial import verify as check
 
-    with working(f"verifying {bundle.name}"):
-        verdict = check(bundle)
+    with working(f"verifying {bundle.name}") as advance:
+        verdict = check(bundle, advance)
     if as_json:
         _print_json(msgspec.to_builtins(verdict))
     else:

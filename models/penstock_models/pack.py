@@ -7,7 +7,7 @@ machine, as a gateway would.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ def pack(
     labels: Path | None = None,
     golden: Sequence[Path] = (),
     sets: Sequence[str] = (),
+    advance: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Pack a model.toml or a model file into a bundle and say where it is.
 
@@ -54,6 +55,7 @@ def pack(
         golden: input files to store with this model's answers; without any, one neutral input is stored where the
             model takes one (a grey picture, zeros).
         sets: `OP.FIELD=VALUE`, changes to the steps.
+        advance: called after each golden input with how many of how many are done.
 
     Raises:
         UsageError: the description, an option or an input file is wrong.
@@ -62,11 +64,15 @@ def pack(
     description = describe(
         source, preset=preset, name=name, version=version, labels=labels, golden=tuple(golden)
     )
-    manifest, files = build(description, sets)
+    manifest, files = build(description, sets, advance)
     return write_bundle(manifest, files, out)
 
 
-def build(description: Description, sets: Sequence[str] = ()) -> tuple[Manifest, dict[str, bytes]]:
+def build(
+    description: Description,
+    sets: Sequence[str] = (),
+    advance: Callable[[int, int], None] | None = None,
+) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest (its `files` still empty) and the files of a bundle, not yet written.
 
     Raises:
@@ -81,7 +87,7 @@ def build(description: Description, sets: Sequence[str] = ()) -> tuple[Manifest,
     finally:
         session.close()
     files = {manifest.variants[0].file: data}
-    recorded, inputs = record(manifest, files, description)
+    recorded, inputs = record(manifest, files, description, advance)
     return msgspec.structs.replace(manifest, golden=recorded), {**files, **inputs}
 
 

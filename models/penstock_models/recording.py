@@ -6,6 +6,7 @@ Owns which inputs are chosen, and whose fault it is when one gets no answer. Wha
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from penstock_models import golden, samples
 from penstock_models.bundle import memory_bundle
@@ -21,12 +22,16 @@ _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", s
 
 
 def record(
-    manifest: Manifest, files: dict[str, bytes], description: Description
+    manifest: Manifest,
+    files: dict[str, bytes],
+    description: Description,
+    advance: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
     """Run the model on the golden inputs and keep its answers.
 
     Args:
         manifest: of what is packed, its `files` and `golden` still empty; the model's file is in `files`.
+        advance: called after each input with how many of how many are done.
 
     Returns:
         The golden samples and their files.
@@ -52,6 +57,8 @@ def record(
             expected = golden.record(outcome)
             recorded.append(Golden(name, sample.media_type, expected, description.toml.golden.tolerance))
             stored[name] = sample.data
+            if advance:
+                advance(index + 1, len(chosen))
     finally:
         servable.close()
     return tuple(recorded), stored

@@ -57,8 +57,11 @@ class Report(msgspec.Struct, frozen=True):
         return {"model": model, "placement": self.info.placement, "results": results}
 
 
-def verify(path: Path) -> Verdict:
+def verify(path: Path, advance: Callable[[int, int], None] | None = None) -> Verdict:
     """Open a bundle (which verifies digest and files), load it, and compare its golden answers.
+
+    Args:
+        advance: called after each golden sample with how many of how many are done.
 
     Raises:
         UsageError: there is nothing at `path`.
@@ -69,7 +72,7 @@ def verify(path: Path) -> Verdict:
     except (BundleError, PlacementError) as error:
         return Verdict(ok=False, path=str(path), problems=(str(error),))
     try:
-        problems = tuple(servable.golden())
+        problems = tuple(servable.golden(advance))
         placement = servable.info.placement
     finally:
         servable.close()

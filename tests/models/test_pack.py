@@ -74,6 +74,22 @@ def test_golden_answers_are_recorded(classifier: Path, red: Path) -> None:
     assert sample.tolerance == 0.05
 
 
+def test_progress_is_told_for_each_golden_sample(tmp_path: Path, red: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    source = write(tmp_path, files.classifier())
+    path = pack(
+        source,
+        tmp_path,
+        preset="classification",
+        golden=[red, red, red],
+        advance=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    seen.clear()
+    assert verify(path, lambda done, total: seen.append((done, total))).ok
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_packing_twice_gives_equal_bytes(tmp_path: Path, red: Path) -> None:
     source = write(tmp_path, files.classifier())
     paths = [pack(source, tmp_path / name, preset="classification", golden=[red]) for name in ("a", "b")]
