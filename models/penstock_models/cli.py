@@ -6,6 +6,8 @@ commands, so that `--help` costs nothing. `--json` prints one JSON object; progr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +61,7 @@ def pack(
     from penstock_models.console import working
     from penstock_models.pack import pack as make
 
-    with working(f"packing {file.name}") as advance:
+    with _reason_shown(as_json), working(f"packing {file.name}") as advance:
         path = make(
             file,
             out,
@@ -186,6 +188,19 @@ def bench(
 
 def _identity(bundle: Any) -> dict[str, Any]:
     return {"name": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
+
+
+@contextmanager
+def _reason_shown(as_json: bool) -> Iterator[None]:
+    """Print the word of a refused model for machines; the error itself goes its usual way."""
+    from penstock_models.errors import ModelRefused
+
+    try:
+        yield
+    except ModelRefused as error:
+        if as_json:
+            _print_json({"error": str(error), "reason": error.reason})
+        raise
 
 
 def _print_json(value: Any) -> None:
