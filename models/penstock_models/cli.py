@@ -6,6 +6,8 @@ commands, so that `--help` costs nothing. `--json` prints one JSON object; progr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +61,7 @@ def pack(
     from penstock_models.console import working
     from penstock_models.pack import pack as make
 
-    with working(f"packing {file.name}"):
+    with _reason_shown(as_json), working(f"packing {file.name}") as advance:
         path = make(
             file,
             out,
@@ -69,6 +71,7 @@ def pack(
             labels=labels,
             golden=golden or (),
             sets=sets or (),
+            advance=advance,
         )
         bundle = open_bundle(path)
     if as_json:
@@ -108,8 +111,8 @@ def verify(bundle: BundlePath, as_json: Json = False) -> None:
     from penstock_models.console import working
     from penstock_models.trial import verify as check
 
-    with working(f"verifying {bundle.name}"):
-        verdict = check(bundle)
+    with working(f"verifying {bundle.name}") as advance:
+        verdict = check(bundle, advance)
     if as_json:
         _print_json(msgspec.to_builtins(verdict))
     else:
@@ -139,18 +142,20 @@ def run(
       penstock model run models/yolox_nano-1.bundle street.jpg --save out.png
     """
     from penstock_models.console import answer_line, progress
-    from penstock_models.draw import save_all
+    from penstock_models.draw import require_pictures, save_all
     from penstock_models.trial import run_files
 
+    if save is not None:
+        require_pictures(inputs)
     with progress("running", len(inputs)) as advance:
         report = run_files(bundle, inputs, lambda: advance(1))
-    if save is not None:
-        save_all(report.outcomes, save)
     if as_json:
         _print_json(report.plain())
     else:
         for path, outcome in report.outcomes:
             typer.echo(f"{path}: {answer_line(outcome)}")
+    if save is not None:
+        save_all(report.outcomes, save)
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -183,6 +188,19 @@ def bench(
 
 def _identity(bundle: Any) -> dict[str, Any]:
     return {"name": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
+
+
+@contextmanager
+def _reason_shown(as_json: bool) -> Iterator[None]:
+    """Print the word of a refused model for machines; the error itself goes its usual way."""
+    from penstock_models.errors import ModelRefused
+
+    try:
+        yield
+    except ModelRefused as error:
+        if as_json:
+            _print_json({"error": str(error), "reason": error.reason})
+        raise
 
 
 def _print_json(value: Any) -> None:

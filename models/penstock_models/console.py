@@ -19,12 +19,15 @@ MAX_SHOWN = 12  # detections, labels, golden samples of one line
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """A spinner for work whose length is not known."""
+def working(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work whose length shows only later; the body calls what it gets with how many of how many are done."""
     from rich.console import Console
+    from rich.progress import Progress
 
-    with Console(stderr=True).status(what):
-        yield
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

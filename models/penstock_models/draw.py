@@ -6,15 +6,17 @@ plate of its own, so that it is legible on anything.
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from penstock_models.errors import UsageError
+from penstock_models.images import decode_image
 from penstock_models.items import Answer, Class, Detection, Outcome
+from penstock_models.rejection import Rejection
+from penstock_models.samples import is_picture
 
 MIN_SIDE = 960  # pixels of the longer side; smaller pictures are enlarged
 MAX_PIXELS = 50_000_000
@@ -51,9 +53,8 @@ def annotate(picture: bytes, answer: Answer) -> Image.Image:
     if answer.detections is not None:
         canvas.boxes(sorted(answer.detections, key=lambda d: d.score))
     elif answer.classes is not None:
-        canvas.lines(
-            [_class_line(c) for c in answer.classes] or ["no classes"], [c.score for c in answer.classes]
-        )
+        shown = _visible(answer.classes)
+        canvas.lines([_class_line(c) for c in shown] or ["no classes"], [c.score for c in shown])
     elif answer.anomaly is not None:
         limit = "" if answer.anomaly.threshold is None else f" (threshold {answer.anomaly.threshold:.3g})"
         canvas.lines([f"anomaly {answer.anomaly.score:.3g}{limit}"], [])
@@ -89,21 +90,32 @@ def save_all(outcomes: Sequence[tuple[Path, Outcome]], out: Path) -> None:
         save(path.read_bytes(), answer, target)
 
 
+def require_pictures(paths: Sequence[Path]) -> None:
+    """Raise `UsageError` where a file is no picture, so that nothing could be drawn on it."""
+    for path in paths:
+        if not is_picture(path):
+            raise UsageError(
+                f"cannot draw on {path}: expected a JPEG, PNG or WebP picture; leave --save out to print the answer"
+            )
+
+
 def _upright(picture: bytes) -> Image.Image:
+    """The pixels that the model was given, RGB, enlarged where they are few."""
     try:
-        with Image.open(io.BytesIO(picture)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UsageError(
-                    f"the picture has {opened.width}×{opened.height} pixels, at most {MAX_PIXELS} are drawn on"
-                )
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UsageError(f"cannot draw: not a picture: {error}") from error
+        # Pillow would cut a 16-bit PNG off at 255; this decoder scales it, and turns what is not upright.
+        image = Image.fromarray(decode_image(picture, MAX_PIXELS)[:, :, ::-1])
+    except Rejection as why:
+        raise UsageError(f"cannot draw: not a picture that can be drawn on: {why.detail}") from why
     factor = MIN_SIDE / max(image.size)
     if factor > 1:
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         image = image.resize(size, Image.Resampling.LANCZOS)
     return image
+
+
+def _visible(found: Sequence[Class]) -> Sequence[Class]:
+    """The classes worth a line: the best one, and those after it that have a score to speak of."""
+    return [*found[:1], *(one for one in found[1:] if one.score >= VISIBLE)]
 
 
 def _class_line(found: Class) -> str:

@@ -29,10 +29,10 @@ class BundleError(PenstockError):
 
 
 class ModelRefused(BundleError):
-    """A model file was refused. `reason` is a short name for machines, such as `external_data`."""
+    """A model file was refused. `reason` is a short name for machines, such as `external_data`; the message begins so."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(f"{reason}: {message}")
         self.reason = reason
 
 

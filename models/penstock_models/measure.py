@@ -88,7 +88,10 @@ def _own_sample(bundle: Bundle) -> Sample:
         return Sample(golden.media_type, bundle.read(golden.file))
     neutral = probe.neutral_sample(bundle.manifest)
     if neutral is None:
-        raise UsageError(f"{bundle.path} has no golden sample to run; give a file with --input")
+        raise UsageError(
+            f"{bundle.path} has no golden sample to run; give a file with --input"
+            " (for a model with several inputs a .json map of their names)"
+        )
     return neutral
 
 

@@ -5,7 +5,10 @@ Owns the keys and their defaults. What the model file itself says (tensors, quan
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import msgspec
 from penstock_models import strict_toml
 from penstock_models.errors import UsageError
 from penstock_models.manifest import Budget, Task
-from penstock_models.manifest_rules import MAX_VERSION, NAME
+from penstock_models.manifest_rules import MAX_GOLDEN, MAX_VERSION, NAME, step_complaints
 from penstock_models.presets import Preset
 from penstock_models.steps.specs import Postprocess, Preprocess
 
@@ -60,7 +63,10 @@ class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """A model.toml with its folder: every path is absolute or starts at the working folder, labels are read."""
+    """A model.toml with its folder: every path is absolute or starts at the working folder, labels are read.
+
+    `source` is the model.toml, None where there is none; `given` are the keys that the caller laid over it.
+    """
 
     model: Path
     name: str
@@ -68,6 +74,23 @@ class Description(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     golden: tuple[Path, ...]
     toml: ModelToml
+    source: Path | None = None
+    given: frozenset[str] = frozenset()
+
+    def wrong(self, key: str, message: str) -> UsageError:
+        """An error about the value of `key`, such as `state.h`: with file and line where it stands in a model.toml."""
+        if self.source is None or key.partition(".")[0] in self.given:
+            return UsageError(message)
+        bare = message.removeprefix(f"{self.source}: ").removeprefix(f"{key}: ")
+        return strict_toml.located(self.source, key, bare)
+
+    @contextmanager
+    def blamed(self, key: str) -> Iterator[None]:
+        """Lay a usage error of the body at the value of `key`."""
+        try:
+            yield
+        except UsageError as error:
+            raise self.wrong(key, str(error)) from error
 
 
 def describe(
@@ -90,14 +113,49 @@ def describe(
     if preset is not None:
         toml = msgspec.structs.replace(toml, preset=_preset(preset))
     model = folder / toml.file
-    return Description(
+    overlaid = {
+        "preset": preset,
+        "name": name,
+        "version": version,
+        "labels": labels,
+        "golden": golden or None,
+    }
+    found = Description(
         model=model,
-        name=_name(name or toml.name or plain_name(model.stem), source),
-        version=_version(version if version is not None else toml.version, source),
-        labels=_labels(labels or toml.labels, folder),
+        name=name or toml.name or plain_name(model.stem),
+        version=version if version is not None else toml.version,
+        labels=(),
         golden=golden or tuple(folder / path for path in toml.golden.inputs),
         toml=toml,
+        source=source if is_toml else None,
+        given=frozenset(key for key, value in overlaid.items() if value is not None),
     )
+    _check(found, source)
+    with found.blamed("labels"):
+        return msgspec.structs.replace(found, labels=_labels(labels or toml.labels, folder))
+
+
+def _check(found: Description, source: Path) -> None:
+    """Raise `UsageError` for values out of their range, before the model is read."""
+    if not NAME.fullmatch(found.name):
+        expected = "expected 1 to 64 of a-z, 0-9, `_` and `-`"
+        raise found.wrong("name", f"{source}: name {found.name!r}: {expected}")
+    if not 1 <= found.version <= MAX_VERSION:
+        raise found.wrong("version", f"{source}: version {found.version}: expected 1 to {MAX_VERSION}")
+    tolerance = found.toml.golden.tolerance
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise found.wrong("golden.tolerance", f"expected a finite number ≥ 0, got {tolerance}")
+    if len(found.golden) > MAX_GOLDEN:
+        raise found.wrong("golden.inputs", f"{len(found.golden)} golden samples, at most {MAX_GOLDEN}")
+    _check_steps(found)
+
+
+def _check_steps(found: Description) -> None:
+    for table in ("preprocess", "postprocess"):
+        for index, step in enumerate(getattr(found.toml, table) or ()):
+            for complaint in step_complaints(step):
+                field = re.match(r"\w+(\.\w+) ", complaint)
+                raise found.wrong(f"{table}[{index}]{field[1] if field else ''}", complaint)
 
 
 def plain_name(text: str) -> str:
@@ -114,18 +172,6 @@ def _preset(preset: str) -> Preset:
         ) from error
 
 
-def _name(name: str, source: Path) -> str:
-    if not NAME.fullmatch(name):
-        raise UsageError(f"{source}: name {name!r}: expected 1 to 64 of a-z, 0-9, `_` and `-`")
-    return name
-
-
-def _version(version: int, source: Path) -> int:
-    if not 1 <= version <= MAX_VERSION:
-        raise UsageError(f"{source}: version {version}: expected 1 to {MAX_VERSION}")
-    return version
-
-
 def _labels(labels: Path | str | tuple[str, ...], folder: Path) -> tuple[str, ...]:
     if isinstance(labels, tuple):
         return labels
@@ -135,7 +181,7 @@ def _labels(labels: Path | str | tuple[str, ...], folder: Path) -> tuple[str, ..
         data = path.read_bytes()
         if len(data) > MAX_LABELS_BYTES:
             raise UsageError(f"labels {path}: {len(data)} bytes, at most {MAX_LABELS_BYTES} are read")
-        lines = data.decode("utf-8").splitlines()
+        lines = data.decode("utf-8-sig").splitlines()  # editors of some systems write a mark in front
     except OSError as error:
         raise UsageError(f"cannot read labels {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

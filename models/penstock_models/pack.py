@@ -1,7 +1,8 @@
 """Make a bundle from a model file: read its tensors, add the steps, record golden answers, write.
 
 Owns the way from a description to a manifest. What an author may write is `model_toml`'s, what a preset means is
-`presets`', the archive is `bundle`'s. The model is loaded and run here, on this machine, as a gateway would.
+`presets`', the golden answers are `recording`'s, the archive is `bundle`'s. The model is loaded and run here, on this
+machine, as a gateway would.
 """
 
 from __future__ import annotations
@@ -12,26 +13,25 @@ from typing import Literal
 
 import msgspec
 
-from penstock_models import golden, onnx_file, presets, safety, samples
+from penstock_models import onnx_file, presets, safety
 from penstock_models.archive import CODE_SUFFIXES
-from penstock_models.bundle import memory_bundle, write_bundle
+from penstock_models.bundle import write_bundle
 from penstock_models.errors import ModelRefused, UsageError
-from penstock_models.items import Refusal
-from penstock_models.manifest import Budget, Golden, Manifest, Task, TensorSpec, Variant
+from penstock_models.manifest import (
+    Budget,
+    Constant,
+    Manifest,
+    State,
+    Task,
+    TensorSpec,
+    Variant,
+)
 from penstock_models.model_toml import Description, describe
 from penstock_models.presets import Recipe
-from penstock_models.probe import (
-    carried_states,
-    fixed_inputs,
-    gives_probabilities,
-    neutral_sample,
-    picture_shape,
-)
+from penstock_models.probe import carried_states, fixed_inputs, gives_probabilities, picture_shape
+from penstock_models.recording import record
 from penstock_models.runtimes import Session, open_session
-from penstock_models.servable import Servable
 from penstock_models.steps import specs
-
-_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", samples.JSON: ".json"}
 
 
 def pack(
@@ -44,6 +44,7 @@ def pack(
     labels: Path | None = None,
     golden: Sequence[Path] = (),
     sets: Sequence[str] = (),
+    advance: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Pack a model.toml or a model file into a bundle and say where it is.
 
@@ -55,6 +56,7 @@ def pack(
         golden: input files to store with this model's answers; without any, one neutral input is stored where the
             model takes one (a grey picture, zeros).
         sets: `OP.FIELD=VALUE`, changes to the steps.
+        advance: called after each golden input with how many of how many are done.
 
     Raises:
         UsageError: the description, an option or an input file is wrong.
@@ -63,17 +65,22 @@ def pack(
     description = describe(
         source, preset=preset, name=name, version=version, labels=labels, golden=tuple(golden)
     )
-    manifest, files = build(description, sets)
+    manifest, files = build(description, sets, advance)
     return write_bundle(manifest, files, out)
 
 
-def build(description: Description, sets: Sequence[str] = ()) -> tuple[Manifest, dict[str, bytes]]:
+def build(
+    description: Description,
+    sets: Sequence[str] = (),
+    advance: Callable[[int, int], None] | None = None,
+) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest (its `files` still empty) and the files of a bundle, not yet written.
 
     Raises:
         UsageError, ModelRefused: as `pack`.
     """
-    data = _read_model(description.model)
+    with description.blamed("file"):
+        data = _read_model(description.model)
     runtime = safety.check(data, description.model.name)
     session = open_session(data, runtime)
     try:
@@ -81,7 +88,7 @@ def build(description: Description, sets: Sequence[str] = ()) -> tuple[Manifest,
     finally:
         session.close()
     files = {manifest.variants[0].file: data}
-    recorded, inputs = _record(manifest, files, description)
+    recorded, inputs = record(manifest, files, description, advance)
     return msgspec.structs.replace(manifest, golden=recorded), {**files, **inputs}
 
 
@@ -105,8 +112,7 @@ def _manifest(
 ) -> Manifest:
     toml = description.toml
     inputs, outputs = _tensors(session, data, runtime)
-    states = carried_states(toml.state, inputs, outputs)
-    constants = fixed_inputs(toml.constants, inputs)
+    states, constants = _given_inputs(description, inputs, outputs)
     given = {s.input for s in states} | {c.input for c in constants}
     fed = [spec for spec in inputs if spec.name not in given]
     carried = {s.output for s in states}
@@ -142,6 +148,21 @@ def _manifest(
     )
 
 
+def _given_inputs(
+    description: Description, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[tuple[State, ...], tuple[Constant, ...]]:
+    """The inputs that no frame feeds: carried states and constants."""
+    states: list[State] = []
+    constants: list[Constant] = []
+    for output, name in description.toml.state.items():
+        with description.blamed(f"state.{output}"):
+            states += carried_states({output: name}, inputs, outputs)
+    for name, values in description.toml.constants.items():
+        with description.blamed(f"constants.{name}"):
+            constants += fixed_inputs({name: values}, inputs)
+    return tuple(states), tuple(constants)
+
+
 def _recipe(
     description: Description,
     fed: Sequence[TensorSpec],
@@ -153,8 +174,9 @@ def _recipe(
     toml = description.toml
 
     def steps(*, probabilities: bool) -> Recipe:
-        preset = presets.recipe(toml.preset, fed, read, probabilities=probabilities)
-        return presets.apply_sets(_merged(description, preset), sets)
+        with description.blamed("preset"):
+            preset = presets.recipe(toml.preset, fed, read, probabilities=probabilities)
+        return presets.apply_sets(_merged(description, preset, read), sets)
 
     recipe = steps(probabilities=False)
     # The question comes after the sets: a model with an open size is asked at the size that is set.
@@ -191,14 +213,18 @@ def _precision(inputs: tuple[TensorSpec, ...], data: bytes, runtime: str) -> str
     return "int8" if quantized else inputs[0].dtype
 
 
-def _merged(description: Description, recipe: Recipe) -> Recipe:
-    """What the author wrote, over what the preset says."""
+def _merged(description: Description, recipe: Recipe, outputs: Sequence[TensorSpec]) -> Recipe:
+    """What the author wrote, over what the preset says; then `outputs` say how many labels there are."""
     toml = description.toml
     if toml.preprocess is not None:
         recipe = recipe._replace(preprocess=toml.preprocess)
     if toml.postprocess is not None:
-        recipe = recipe._replace(postprocess=toml.postprocess, task=_task(toml.postprocess), classes=None)
-    return recipe._replace(task=toml.task) if toml.task else recipe
+        recipe = recipe._replace(postprocess=toml.postprocess, task=_task(toml.postprocess))
+    if toml.task:
+        recipe = recipe._replace(task=toml.task)
+    if toml.postprocess is None and not toml.task:
+        return recipe
+    return recipe._replace(classes=presets.class_count(recipe.task, recipe.postprocess, outputs))
 
 
 def _task(steps: tuple[specs.Postprocess, ...]) -> Task:
@@ -216,34 +242,7 @@ def _task(steps: tuple[specs.Postprocess, ...]) -> Task:
 def _check_labels(description: Description, recipe: Recipe) -> None:
     wanted, given = recipe.classes, len(description.labels)
     if given and wanted and given != wanted:
-        raise UsageError(
-            f"{description.model.name} has {wanted} classes, the labels are {given}: one a line, in order"
+        raise description.wrong(
+            "labels",
+            f"{description.model.name} has {wanted} classes, the labels are {given}: one a line, in order",
         )
-
-
-def _record(
-    manifest: Manifest, files: dict[str, bytes], description: Description
-) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
-    """Run the model on the golden inputs and keep its answers."""
-    given = [(str(path), samples.load(path)) for path in description.golden]
-    neutral = neutral_sample(manifest)
-    chosen = given or ([("a neutral input", neutral)] if neutral else [])
-    servable = Servable.open(memory_bundle(manifest, files, description.model))
-    try:
-        recorded: list[Golden] = []
-        stored: dict[str, bytes] = {}
-        for index, (origin, sample) in enumerate(chosen):
-            outcome = servable.run([samples.item(sample, stream=f"golden/{index}")])[0]
-            if isinstance(outcome, Refusal):
-                if not given:
-                    break  # not every model answers to zeros
-                raise UsageError(
-                    f"golden {origin}: {outcome.bucket}: {outcome.reason} {outcome.detail}".rstrip()
-                )
-            name = f"golden/{index}{_SUFFIXES.get(sample.media_type, '.bin')}"
-            expected = golden.record(outcome)
-            recorded.append(Golden(name, sample.media_type, expected, description.toml.golden.tolerance))
-            stored[name] = sample.data
-    finally:
-        servable.close()
-    return tuple(recorded), stored

@@ -101,7 +101,8 @@ def _from_json(payload: JsonValues, default: str, real: str) -> Numbers:
     if isinstance(parsed, str):
         return Numbers(_from_bytes(_base64(parsed), dtype_of(payload.dtype, default)), _shape(payload.shape))
     values = _nested(parsed)
-    stated = _shape(payload.shape) or values.shape
+    # A flat list states no shape, as raw values do not: they are the item's in row-major order.
+    stated = _shape(payload.shape) or (values.shape if values.ndim > 1 else ())
     return Numbers(_converted(values.reshape(-1), dtype_of(payload.dtype, real)), stated)
 
 

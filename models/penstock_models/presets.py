@@ -6,6 +6,7 @@ quantization are taken from the model's own tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -170,6 +171,23 @@ def _autoencoder(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> Recipe:
         )
     quantize = (specs.Quantize(),) if spec.dtype in _INTEGERS else ()
     return Recipe("anomaly", quantize, (*_dequantize(outputs), specs.ReconstructionError()))
+
+
+def class_count(task: Task, postprocess: Sequence[Postprocess], outputs: Sequence[TensorSpec]) -> int | None:
+    """How many labels the outputs call for when these steps read them, None where that cannot be told."""
+    for step in postprocess:
+        match step:
+            case specs.DecodeYolox() if outputs:
+                return _less(_last(outputs[0]), 5)
+            case specs.DecodeBoxes(scores=name):
+                return next((_less(_last(spec), 1) for spec in outputs if spec.name == name), None)
+    axes = outputs[0].shape[1:] if outputs and task == "classification" else ()
+    classes = math.prod(size or 0 for size in axes)  # 0 with an open axis
+    return classes if classes > 1 else None
+
+
+def _less(size: int | None, others: int) -> int | None:
+    return None if size is None else size - others
 
 
 def _last(spec: TensorSpec) -> int | None:

@@ -49,7 +49,7 @@ def inspect(data: bytes, filename: str) -> Verdict:
     except MalformedFile as error:
         reason = "truncated" if error.truncated else "not_a_model"
         hint = "; copy or download it again" if error.truncated else ""
-        return Verdict(reason=reason, message=f"{reason.replace('_', ' ')}: {error}{hint}")
+        return Verdict(reason=reason, message=f"{error}{hint}")
 
 
 def _foreign(data: bytes) -> str:

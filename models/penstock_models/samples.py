@@ -8,11 +8,14 @@ wire is the gateway's to read. A tensor's dtype and shape stand in its media typ
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from penstock_models.errors import UsageError
-from penstock_models.items import EncodedImage, Item, JsonValues, Payload, Tensor
+from penstock_models.items import EncodedImage, Item, JsonValues, Named, Payload, Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +36,8 @@ class Sample(NamedTuple):
 
 
 def load(path: Path) -> Sample:
-    """Read an input file: JPEG, PNG, WebP, .npy, .csv (rows of numbers), .json (nested lists), .bin (raw values).
+    """Read an input file: JPEG, PNG, WebP, .npy, .csv (rows of numbers), .json (nested lists, or a map of the inputs'
+    names to them), .bin (raw values).
 
     Raises:
         UsageError: it cannot be read, or is none of these.
@@ -51,14 +55,27 @@ def load(path: Path) -> Sample:
         case ".npy":
             return from_array(_npy(data, path))
         case ".csv" | ".txt":
-            return from_array(_csv(data, path))
+            return Sample(JSON, _csv(data, path))
         case ".json":
-            return Sample(JSON, data)
+            return Sample(JSON, _checked_json(data, path))
         case ".bin" | ".raw":
             return Sample(TENSOR, data)
     raise UsageError(
         f"input {path}: expected a JPEG, PNG or WebP picture, or .npy, .csv, .json or .bin values"
     )
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as a JPEG, PNG or WebP does.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return bool(_image_type(file.read(16)))
+    except OSError as error:
+        raise UsageError(f"cannot read input {path}: {error.strerror}") from error
 
 
 def item(sample: Sample, stream: str = "") -> Item:
@@ -81,7 +98,7 @@ def _payload(sample: Sample) -> Payload:
     if kind.startswith("image/"):
         return EncodedImage(sample.data, kind)
     if kind == JSON:
-        return JsonValues(sample.data)
+        return _json(sample.data)
     if kind == TENSOR:
         values = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
         shape = values.get("shape", "")
@@ -91,6 +108,25 @@ def _payload(sample: Sample) -> Payload:
             tuple(int(s) for s in shape.split("x") if s.isdecimal() and len(s) < MAX_DIGITS),
         )
     raise UsageError(f"media type {sample.media_type!r}: expected {KNOWN}")
+
+
+def _checked_json(data: bytes, path: Path) -> bytes:
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UsageError(f"input {path}: not JSON: {error}") from error
+    return data
+
+
+def _json(data: bytes) -> Payload:
+    """A map is several tensors by name, bare or as an envelope's `inputs`; all else is one tensor's values."""
+    try:
+        values = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        if bytes(values.get("inputs", b""))[:1] == b"{":
+            values = msgspec.json.decode(values["inputs"], type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return JsonValues(data)  # what is wrong with it is said when it is fed, as for a frame
+    return Named({name: JsonValues(bytes(raw)) for name, raw in values.items()})
 
 
 def from_array(array: np.ndarray) -> Sample:
@@ -123,23 +159,37 @@ def _npy(data: bytes, path: Path) -> np.ndarray:
     return array
 
 
-def _csv(data: bytes, path: Path) -> np.ndarray:
-    """Rows of numbers as float32 (rows, columns); a first row of names is skipped."""
-    import numpy as np
+def _csv(data: bytes, path: Path) -> bytes:
+    """Rows of numbers as JSON lists, which take the model's dtype; a first row of names is skipped.
 
-    lines = [line.split(",") for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+    One row or one column becomes a flat list, which states no shape.
+    """
+    lines = [line.split(",") for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     try:
-        lines = lines if not lines or _is_numbers(lines[0]) else lines[1:]
-        return np.array([[float(cell) for cell in line] for line in lines], dtype=np.float32)
+        rows = [list(map(_number, line)) for line in (lines if _is_numbers(lines[:1]) else lines[1:])]
     except ValueError as error:
+        raise UsageError(f"input {path}: expected rows of finite numbers with commas: {error}") from error
+    widths = {len(row) for row in rows}
+    if len(widths) != 1:
         raise UsageError(
-            f"input {path}: expected rows of as many numbers each, separated by commas: {error}"
-        ) from error
+            f"input {path}: expected rows of as many numbers each, got {sorted(widths) or 'no rows'}"
+        )
+    flat = len(rows) == 1 or widths == {1}
+    return msgspec.json.encode([number for row in rows for number in row] if flat else rows)
 
 
-def _is_numbers(cells: list[str]) -> bool:
+def _number(cell: str) -> int | float:
+    """Whole numbers of 64 bits stay exact."""
+    value = float(cell)
+    if not math.isfinite(value):
+        raise ValueError(f"{cell.strip()} is not finite")
+    whole = cell.strip().lstrip("+-").isdecimal() and abs(value) < 2**63
+    return int(cell) if whole else value
+
+
+def _is_numbers(lines: list[list[str]]) -> bool:
     try:
-        [float(cell) for cell in cells]
+        [float(cell) for line in lines for cell in line]
     except ValueError:
         return False
     return True

@@ -134,10 +134,20 @@ class Servable:
         """Drop what a stateful version carries for a stream: its next item starts from zeros."""
         self._carried.forget(stream)
 
-    def golden(self) -> list[str]:
-        """Run the golden samples and say what is wrong, one line a problem; empty when all is right."""
-        goldens = self._bundle.manifest.golden
-        return [problem for index in range(len(goldens)) if (problem := self._golden(index))]
+    def golden(self, advance: Callable[[int, int], None] | None = None) -> list[str]:
+        """Run the golden samples and say what is wrong, one line a problem; empty when all is right.
+
+        Args:
+            advance: called after each with how many of how many are done.
+        """
+        problems: list[str] = []
+        total = len(self._bundle.manifest.golden)
+        for index in range(total):
+            if problem := self._golden(index):
+                problems.append(problem)
+            if advance:
+                advance(index + 1, total)
+        return problems
 
     def probe(self) -> bool:
         """Run the first golden sample, or zeros where the bundle has none, and say whether the answer was right."""

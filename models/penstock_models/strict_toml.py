@@ -47,6 +47,12 @@ def load(path: Path, type_: type[T]) -> T:
         raise UsageError(explain(str(error), text, path)) from error
 
 
+def located(path: Path, key: str, message: str) -> UsageError:
+    """The error `FILE:LINE: KEY: …` about a value that decoded well but does not fit, such as `preprocess[0].size`."""
+    text = path.read_text("utf-8", "replace")
+    return UsageError(explain(f"{message} - at `$.{key}`", text, path))
+
+
 def explain(message: str, text: str, where: object) -> str:
     """msgspec's message (`… - at `$.route[0].mode``) as `FILE:LINE: route[0].mode: …`."""
     match = _PATH.fullmatch(message)

@@ -13,14 +13,17 @@ from typing import Any
 import msgspec
 
 from penstock_models import samples
-from penstock_models.errors import BundleError, PlacementError
+from penstock_models.errors import BundleError, ModelRefused, PlacementError
 from penstock_models.items import Answer, Outcome, Refusal, ServableInfo
 from penstock_models.servable import Servable
 from penstock_models.store import open_version
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`ok` where the bundle opened, loaded, and gave every golden answer; else `problems` says what did not hold."""
+    """`ok` where the bundle opened, loaded, and gave every golden answer; else `problems` says what did not hold.
+
+    `reason` is the word of a refused model file, such as `external_data`; else None.
+    """
 
     ok: bool
     path: str
@@ -29,6 +32,7 @@ class Verdict(msgspec.Struct, frozen=True):
     golden: int = 0
     placement: str | None = None
     problems: tuple[str, ...] = ()
+    reason: str | None = None
 
     def text(self) -> str:
         """The verdict in lines for a terminal."""
@@ -57,8 +61,11 @@ class Report(msgspec.Struct, frozen=True):
         return {"model": model, "placement": self.info.placement, "results": results}
 
 
-def verify(path: Path) -> Verdict:
+def verify(path: Path, advance: Callable[[int, int], None] | None = None) -> Verdict:
     """Open a bundle (which verifies digest and files), load it, and compare its golden answers.
+
+    Args:
+        advance: called after each golden sample with how many of how many are done.
 
     Raises:
         UsageError: there is nothing at `path`.
@@ -67,9 +74,10 @@ def verify(path: Path) -> Verdict:
         bundle = open_version(path)
         servable = Servable.open(bundle)
     except (BundleError, PlacementError) as error:
-        return Verdict(ok=False, path=str(path), problems=(str(error),))
+        reason = error.reason if isinstance(error, ModelRefused) else None
+        return Verdict(ok=False, path=str(path), problems=(str(error),), reason=reason)
     try:
-        problems = tuple(servable.golden())
+        problems = tuple(servable.golden(advance))
         placement = servable.info.placement
     finally:
         servable.close()

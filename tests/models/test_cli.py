@@ -7,10 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from PIL import Image
 
 from penstock_models import main as root
+from penstock_models.bundle import open_bundle, write_bundle
 from penstock_models.errors import BundleError
 from penstock_models.main import main
 
@@ -110,6 +112,21 @@ def test_run_draws_and_prints(
     assert found["model"]["digest"].startswith("sha256:")
 
 
+def test_run_prints_the_answer_although_the_picture_cannot_be_saved(
+    capsys: pytest.CaptureFixture[str], bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    code, out, err = call(capsys, "model", "run", bundle, photo, "--save", tmp_path / "drawn.what")
+    assert (code, out.startswith(f"{photo}: green ")) == (2, True)
+    assert "drawn.what" in err and err.count("\n") == 1
+
+
+def test_run_saves_only_pictures(capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("1,2\n")
+    code, out, err = call(capsys, "model", "run", bundle, tmp_path / "x.csv", "--save", tmp_path / "o.png")
+    assert (code, out) == (2, "")
+    assert "x.csv: expected a JPEG, PNG or WebP picture" in err and err.count("\n") == 1
+
+
 def test_run_exits_1_where_an_input_has_no_answer(
     capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
 ) -> None:
@@ -163,7 +180,35 @@ def test_a_refused_model_exits_1_with_one_line(capsys: pytest.CaptureFixture[str
     (tmp_path / "m.onnx").write_text("version https://git-lfs.github.com/spec/v1")
     code, _, err = call(capsys, "model", "pack", tmp_path / "m.onnx", "-o", tmp_path)
     assert code == 1
-    assert err.startswith("penstock: m.onnx: a git-lfs pointer") and err.count("\n") == 1
+    assert err.startswith("penstock: not_a_model: m.onnx: a git-lfs pointer") and err.count("\n") == 1
+
+
+def external_data() -> bytes:
+    far = onnx_files.weight("k", [1.0])
+    far.ClearField("raw_data")
+    far.data_location = onnx.TensorProto.EXTERNAL
+    far.external_data.add(key="location", value="k")
+    ends = [onnx_files.tensor("x", [1])], [onnx_files.tensor("y", [1])]
+    node = onnx.helper.make_node("Mul", ["x", "k"], ["y"])
+    return bytes(onnx_files.model([node], *ends, [far]).SerializeToString())
+
+
+def test_the_reason_of_a_refusal_reaches_programs(
+    capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "far.onnx").write_bytes(external_data())
+    code, out, err = call(capsys, "model", "pack", tmp_path / "far.onnx", "-o", tmp_path, "--json")
+    found = json.loads(out)
+    assert (code, found["reason"]) == (1, "external_data")
+    assert err == f"penstock: {found['error']}\n"
+    assert err.startswith("penstock: external_data: far.onnx: ")
+    opened = open_bundle(bundle)
+    wrong = {name: opened.read(name) for name in ("golden/0.png",)} | {"model.onnx": external_data()}
+    refused = write_bundle(opened.manifest, wrong, tmp_path / "refused.bundle")
+    code, out, _ = call(capsys, "model", "verify", refused, "--json")
+    assert (code, json.loads(out)["reason"]) == (1, "external_data")
+    code, out, _ = call(capsys, "model", "verify", bundle, "--json")
+    assert (code, json.loads(out)["reason"]) == (0, None)
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])

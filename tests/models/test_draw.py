@@ -91,6 +91,22 @@ def test_other_answers_stand_at_the_upper_left(answer: Answer) -> None:
     assert not found[400:, :].any()
 
 
+def test_classes_without_a_score_to_speak_of_do_not_cover_the_picture() -> None:
+    def rows(*scores: float) -> int:
+        answer = Answer(classes=tuple(Class("x", i, score) for i, score in enumerate(scores)))
+        return int(changed(annotate(picture(960, 720), answer)).any(axis=1).sum())
+
+    assert rows(0.9, 0.004, 0.0) == rows(0.9)
+    assert rows(0.004, 0.003) == rows(0.004) > 0, "the best one stays"
+    assert rows(0.5, 0.02) > rows(0.5)
+
+
+def test_a_16_bit_picture_keeps_its_greys() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((640, 960), 0x5A5A, np.uint16)).save(file, "PNG")
+    assert annotate(file.getvalue(), ONE).getpixel((5, 5)) == GREY
+
+
 def test_draws_on_the_upright_picture() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

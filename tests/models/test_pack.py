@@ -75,6 +75,22 @@ def test_golden_answers_are_recorded(classifier: Path, red: Path) -> None:
     assert sample.tolerance == 0.05
 
 
+def test_progress_is_told_for_each_golden_sample(tmp_path: Path, red: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    source = write(tmp_path, files.classifier())
+    path = pack(
+        source,
+        tmp_path,
+        preset="classification",
+        golden=[red, red, red],
+        advance=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    seen.clear()
+    assert verify(path, lambda done, total: seen.append((done, total))).ok
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_packing_twice_gives_equal_bytes(tmp_path: Path, red: Path) -> None:
     source = write(tmp_path, files.classifier())
     paths = [pack(source, tmp_path / name, preset="classification", golden=[red]) for name in ("a", "b")]
@@ -206,9 +222,77 @@ TOML_ERRORS: dict[str, tuple[str, str]] = {
 def test_what_does_not_fit_the_model_is_an_error(tmp_path: Path, text: str, words: str) -> None:
     write(tmp_path, files.counter())
     write(tmp_path, f'file = "m.onnx"\n{text}\n'.encode(), "model.toml")
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=rf"model\.toml:3: .*{words}"):
         pack(tmp_path / "model.toml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+BOXES_STEP = '[[postprocess]]\nop = "decode_boxes"\nscores = "s"'
+YOLOX_STEP = '[[postprocess]]\nop = "decode_yolox"'
+LOCATED: dict[str, tuple[str, str]] = {
+    "model": ('file = "none.onnx"', r":1: file: cannot read the model .*none\.onnx"),
+    "golden": (
+        'file = "m.onnx"\n[golden]\ninputs = ["no.png"]',
+        r":3: golden\.inputs\[0\]: cannot read .*no\.png",
+    ),
+    "golden answer": (
+        'file = "m.onnx"\npreset = "classification"\n[golden]\ninputs = ["bad.png"]',
+        r":4: golden\.inputs\[0\]: golden .*bad\.png: rejected: decode",
+    ),
+    "preset": ('file = "m.onnx"\npreset = "rfb"', ":2: preset: preset rfb expects outputs"),
+    "label count": (
+        'file = "m.onnx"\nlabels = ["a"]\npreset = "classification"',
+        r":2: labels: m\.onnx has 3 classes, the labels are 1",
+    ),
+    "written topk": (
+        'file = "m.onnx"\nlabels = ["a"]\n[[postprocess]]\nop = "topk"',
+        ":2: labels: .*3 classes",
+    ),
+    "task alone": ('file = "m.onnx"\nlabels = ["a"]\ntask = "classification"', ":2: labels: .*3 classes"),
+    "decoder": (f'file = "m.onnx"\n{BOXES_STEP}', r":2: postprocess\[0\]: m\.onnx: decode_boxes reads"),
+    "yolox": (f'file = "m.onnx"\n{YOLOX_STEP}', r":2: postprocess\[0\]: m\.onnx: decode_yolox needs"),
+    "steps": (
+        'file = "m.onnx"\n[[preprocess]]\nop = "resize"\nwidth = 8\nheight = 8\n[[preprocess]]\nop = "window"\n'
+        "size = 2\nstride = 1",
+        r"model\.toml:2: preprocess\[0\]: m\.onnx: input 'x' .* cannot take",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), LOCATED.values(), ids=LOCATED)
+def test_an_error_stands_at_its_line(tmp_path: Path, text: str, words: str) -> None:
+    write(tmp_path, files.classifier())
+    write(tmp_path, b"\x89PNG\r\n\x1a\n", "bad.png")
+    write(tmp_path, text.encode(), "model.toml")
+    with pytest.raises(UsageError, match=words):
+        pack(tmp_path / "model.toml", tmp_path / "out")
+
+
+DECODED: dict[str, tuple[tuple[Any, ...], str, int]] = {
+    "yolox": (([1, 3, 16, 16], [1, 5, 7]), 'op = "decode_yolox"\nstrides = [8, 16]', 2),
+    "boxes": (([1, 3, 16, 16], [1, 9, 4]), 'op = "decode_boxes"\nscores = "y"\nboxes = "y"', 3),
+    "classes": (([1, 3, 16, 16], [1, 6]), 'op = "topk"', 6),
+}
+
+
+@pytest.mark.parametrize(("shapes", "steps", "classes"), DECODED.values(), ids=DECODED)
+def test_written_steps_want_as_many_labels_as_the_output_has(
+    tmp_path: Path, shapes: tuple[Any, ...], steps: str, classes: int
+) -> None:
+    value = helper.make_node("Constant", [], ["v"], value=files.weight("v", np.zeros(shapes[1])))
+    shape = helper.make_node("Shape", ["x"], ["unused"])
+    ends = [files.tensor("x", shapes[0])], [files.tensor("y", shapes[1])]
+    made = files.model([shape, value, helper.make_node("Identity", ["v"], ["y"])], *ends)
+    write(tmp_path, made.SerializeToString())
+    resize = '[[preprocess]]\nop = "resize"\nwidth = 16\nheight = 16\n[[preprocess]]\nop = "layout"\norder = "nchw"'
+    for labels in (classes - 1, classes):
+        text = f'file = "m.onnx"\nlabels = {["a"] * labels}\n{resize}\n[[postprocess]]\n{steps}\n'
+        write(tmp_path, text.encode(), "model.toml")
+        if labels == classes:
+            assert pack(tmp_path / "model.toml", tmp_path).exists()
+            continue
+        with pytest.raises(UsageError, match=f"{classes} classes, the labels are {labels}"):
+            pack(tmp_path / "model.toml", tmp_path)
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
@@ -436,7 +520,7 @@ INPUTS: dict[str, tuple[bytes, str, int]] = {
     "no-suffix": (b"\x89PNG\r\n\x1a\n", "image/png", 8),
     "a.webp": (b"RIFF\0\0\0\0WEBP", "image/webp", 12),
     "a.npy": (npy(np.zeros((2, 3), ">i2")), "application/x-tensor; dtype=int16; shape=2x3", 12),
-    "a.csv": (b"x,y\n1,2\n3,4\n", "application/x-tensor; dtype=float32; shape=2x2", 16),
+    "a.csv": (b"x,y\n1,2\n3,4\n", "application/json", 13),
     "a.json": (b"[1, 2]", "application/json", 6),
     "a.bin": (bytes(7), "application/x-tensor", 7),
 }
@@ -449,7 +533,65 @@ def test_input_files(tmp_path: Path, name: str) -> None:
     assert (found.media_type, len(found.data)) == (media_type, size)
     payload = samples.item(found, "s").payload
     if isinstance(payload, Tensor) and "shape" in media_type:
-        assert payload.shape == ((2, 3) if name == "a.npy" else (2, 2))
+        assert payload.shape == (2, 3)
+
+
+TABLES: dict[str, tuple[bytes, Any]] = {
+    "names": (b"x,y\n1,2\n3,4.5\n", [[1, 2], [3, 4.5]]),
+    "one row": (b"1,2,3\n", [1, 2, 3]),
+    "one column": (b"1\n2\n3\n", [1, 2, 3]),
+    "one value": (b"-7", [-7]),
+    "spaces and a mark": (b"\xef\xbb\xbf1, +2\r\n\r\n3,4\r\n", [[1, 2], [3, 4]]),
+    "exact": (b"9007199254740993", [9007199254740993]),
+}
+
+
+@pytest.mark.parametrize(("data", "values"), TABLES.values(), ids=TABLES)
+def test_a_table_becomes_numbers_without_a_dtype(tmp_path: Path, data: bytes, values: Any) -> None:
+    assert json.loads(samples.load(write(tmp_path, data, "a.csv")).data) == values
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "DOUBLE", "FLOAT16", "INT64", "INT32", "UINT8"])
+@pytest.mark.parametrize("rows", ["1,2,3,4", "1\n2\n3\n4"])
+def test_a_table_takes_the_dtype_and_shape_of_the_input(tmp_path: Path, dtype: str, rows: str) -> None:
+    kind = TensorProto.DataType.Value(dtype)
+    shapes: list[list[int | str | None]] = [["n", 4], ["n", 4, 1], ["n", 1, 4]]
+    for shape in shapes:
+        ends = [files.tensor("x", shape, kind)], [files.tensor("y", shape, kind)]
+        data = files.model([helper.make_node("Identity", ["x"], ["y"])], *ends).SerializeToString()
+        bundle = pack(write(tmp_path, data), tmp_path, golden=[write(tmp_path, rows.encode(), "a.csv")])
+        (sample,) = open_bundle(bundle).manifest.golden
+        assert list(sample.expected["outputs"]["y"]["values"].values()) == [1, 2, 3, 4]
+
+
+def adder() -> bytes:
+    """y = left + right, each (n, 2)."""
+    ends = [files.tensor("left", ["n", 2]), files.tensor("right", ["n", 2])], [files.tensor("y", ["n", 2])]
+    made = files.model([helper.make_node("Add", ["left", "right"], ["y"])], *ends)
+    return bytes(made.SerializeToString())
+
+
+NAMED = b'{"left": [[1, 2]], "right": [0.5, 0.25]}'
+
+
+@pytest.mark.parametrize("text", [NAMED, b'{"v": 1, "inputs": ' + NAMED + b"}"])
+def test_several_inputs_are_a_map_of_their_names(tmp_path: Path, text: bytes) -> None:
+    given = write(tmp_path, text, "in.json")
+    path = pack(write(tmp_path, adder()), tmp_path, golden=[given])
+    (sample,) = open_bundle(path).manifest.golden
+    assert sample.expected["outputs"]["y"]["values"] == {"0": 1.5, "1": 2.25}
+    assert verify(path).ok
+    assert run_files(path, [given], lambda: None).ok
+    assert measure(path, given, 0.01, lambda part: None).rows
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(b'{"left": [1, 2]}', "exactly left, right, got left"), (b"{]", r"in\.json: not JSON")],
+)
+def test_a_map_that_does_not_fit_is_rejected(tmp_path: Path, text: bytes, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        pack(write(tmp_path, adder()), tmp_path, golden=[write(tmp_path, text, "in.json")])
 
 
 @pytest.mark.parametrize(
@@ -460,6 +602,8 @@ def test_input_files(tmp_path: Path, name: str) -> None:
         ("a.npy", b"\x93NUMPY\x01\x00"),
         ("a.csv", b"1,2\n3\n"),
         ("a.csv", b"1,2\nx,y\n"),
+        ("a.csv", b"1,nan\n"),
+        ("a.csv", b"x,y\n"),
         ("a.xyz", b"what"),
     ],
 )

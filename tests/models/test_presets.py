@@ -233,6 +233,11 @@ def test_ten_lines_describe_a_model(tmp_path: Path) -> None:
     assert found.toml.budget.p95_ms == 40
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_label(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfperson\r\nrider\r\n")
+    assert describe(written(tmp_path, TEN_LINES)).labels == ("person", "rider")
+
+
 def test_the_caller_wins_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a\n")
     path = written(tmp_path, TEN_LINES)
@@ -265,9 +270,26 @@ TOML_ERRORS: dict[str, tuple[str, str]] = {
     "missing": ('name = "x"', r"model\.toml:1: .*file"),
     "preset": ('file = "m.onnx"\npreset = "yolo"', r"model\.toml:2: preset: .*yolo"),
     "syntax": ('file = "m.onnx\n', r"not TOML.*line 1"),
-    "name": ('file = "m.onnx"\nname = "A"', "name 'A'"),
-    "version": ('file = "m.onnx"\nversion = 0', "version 0"),
-    "labels": ('file = "m.onnx"\nlabels = "none.txt"', "cannot read labels"),
+    "name": ('file = "m.onnx"\nname = "A"', r"model\.toml:2: name: name 'A': expected"),
+    "version": ('file = "m.onnx"\nversion = 0', r"model\.toml:2: version: version 0: expected"),
+    "labels": ('file = "m.onnx"\nlabels = "none.txt"', r"model\.toml:2: labels: cannot read labels"),
+    "range of a step": (
+        'file = "m.onnx"\n[[preprocess]]\nop = "window"\nstride = 1\nsize = 0',
+        r"model\.toml:5: preprocess\[0\]\.size: window\.size = 0: expected 1 to [^;]+$",
+    ),
+    "rule of a step": (
+        'file = "m.onnx"\n[[preprocess]]\nop = "resize"\nwidth = 9999\nheight = 9999',
+        r"model\.toml:2: preprocess\[0\]: resize to 9999×9999",
+    ),
+    "tolerance": (
+        'file = "m.onnx"\n[golden]\ntolerance = -1',
+        r"model\.toml:3: golden\.tolerance: expected a finite number ≥ 0, got -1",
+    ),
+    "tolerance nan": ('file = "m.onnx"\n[golden]\ntolerance = nan', r"model\.toml:3: .*got nan"),
+    "many golden": (
+        f'file = "m.onnx"\n[golden]\ninputs = {["x.jpg"] * 65}',
+        r"model\.toml:3: golden\.inputs: 65 golden samples, at most 64",
+    ),
 }
 
 
@@ -275,6 +297,14 @@ TOML_ERRORS: dict[str, tuple[str, str]] = {
 def test_an_error_names_file_line_and_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         describe(written(tmp_path, text))
+
+
+def test_an_error_of_the_caller_s_value_names_no_line(tmp_path: Path) -> None:
+    path = written(tmp_path, 'file = "m.onnx"\nname = "a"')
+    with pytest.raises(UsageError, match=r"model\.toml: name 'B'"):
+        describe(path, name="B")
+    with pytest.raises(UsageError, match=r"^cannot read labels .*none\.txt"):
+        describe(path, labels=tmp_path / "none.txt")
 
 
 def test_unreadable_files_are_usage_errors(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Sessions: proven placement, refusals by name, batches, threads, and ending a run."""
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +18,7 @@ from penstock_models.runtimes import RunError, RunTerminated, open_session
 from penstock_models.runtimes.litert import MAX_IDLE, _powers
 from penstock_models.runtimes.ort import _require_assignment
 from penstock_models.runtimes.placement import NotProven, first_proven
+from penstock_models.runtimes.quiet import FirstWithout
 from tests.models.loaded import looper, picker, scaler
 from tests.models.onnx_files import model, tensor
 
@@ -194,3 +198,62 @@ def test_litert_delegate_that_is_not_there(realdata: Path, device: str) -> None:
     assert open_session(data, "tflite", devices=(device, "cpu")).placement.startswith("litert:cpu")
     with pytest.raises(PlacementError, match=device):
         open_session(data, "tflite", devices=(device,))
+
+
+def test_litert_says_nothing_by_itself(realdata: Path) -> None:
+    """In a process of its own: the line comes once a process."""
+    code = (
+        "import sys; from pathlib import Path; from penstock_models.runtimes import open_session;"
+        "open_session(Path(sys.argv[1]).read_bytes(), 'tflite'); sys.stderr.write('mine')"
+    )
+    model_file = realdata / "models" / "vww_96_int8.tflite"
+    done = subprocess.run(
+        [sys.executable, "-c", code, model_file], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "mine")
+
+
+NOISE = b"noise\n"
+
+
+def test_only_the_unwanted_line_is_kept_off_and_only_until_a_call_succeeds(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first = FirstWithout(NOISE)
+
+    def fails() -> None:
+        os.write(2, b"why\n" + NOISE)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        first(fails)
+    first(lambda: os.write(2, b"a\n" + NOISE + b"b\n"))
+    assert capfd.readouterr().err == "why\na\nb\n"
+    first(lambda: os.write(2, NOISE))
+    assert capfd.readouterr().err == "noise\n"
+
+
+def test_other_threads_lose_nothing_meanwhile(capfd: pytest.CaptureFixture[str]) -> None:
+    first = FirstWithout(NOISE)
+
+    def writes() -> None:
+        other = threading.Thread(target=lambda: os.write(2, b"other\n"))
+        other.start()
+        other.join()
+        os.write(2, NOISE)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(first, [writes] * 4))
+    err = capfd.readouterr().err
+    assert err.count("other\n") == 4
+    assert err.count("noise\n") == 3, "the line comes once a process; later calls are not held"
+
+
+def test_without_a_standard_error_the_call_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(descriptor: int) -> int:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "dup", closed)
+    called: list[int] = []
+    FirstWithout(NOISE)(lambda: called.append(1))
+    assert called == [1]

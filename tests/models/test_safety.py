@@ -108,7 +108,7 @@ def test_bad_files_are_refused_with_their_reason(data: bytes, reason: str, words
         safety.check(data, "model.onnx")
     assert caught.value.reason == reason
     assert words in str(caught.value)
-    assert str(caught.value).startswith("model.onnx: ")
+    assert str(caught.value).startswith(f"{reason}: model.onnx: ")
 
 
 BROKEN = {

@@ -17,6 +17,7 @@ import numpy as np
 from penstock_models.errors import ModelRefused, UsageError
 from penstock_models.manifest import Quantization, TensorSpec
 from penstock_models.runtimes.placement import NotProven, first_proven
+from penstock_models.runtimes.quiet import FirstWithout
 from penstock_models.runtimes.session import Array, RunError
 
 try:
@@ -31,6 +32,8 @@ MAX_BATCH = 64
 MAX_BATCH_BYTES = 256 * 1024  # larger inputs gain nothing from batches, and every size costs an arena
 AS_FILED = 0  # the pool of interpreters with the shapes of the file
 MAX_IDLE = 16  # interpreters kept between runs, over all batch sizes
+
+_first_allocation = FirstWithout(b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
 
 DELEGATES = {"edgetpu": "libedgetpu.so.1"}
 
@@ -140,7 +143,8 @@ class LiteRtSession:
             if size != AS_FILED:
                 for detail in made.get_input_details():
                     made.resize_tensor_input(detail["index"], [size, *detail["shape"][1:]])
-            made.allocate_tensors()
+            # The first delegate is made here, and said.
+            _first_allocation(made.allocate_tensors)
             return made
         except (RuntimeError, ValueError) as error:
             raise _refusal(error) from error
