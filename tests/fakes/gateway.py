@@ -109,9 +109,9 @@ class Gateway:
         )
         return self.ledger()
 
-    def stop(self) -> int:
-        """SIGTERM, and wait; returns the exit code."""
-        return self._end(signal.SIGTERM)
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """A signal that drains it, and wait; returns the exit code."""
+        return self._end(how)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

@@ -39,7 +39,7 @@ def test_the_unit_is_shut_in(systemd_analyze: str) -> None:
 def test_systemd_understands_every_line_of_the_unit(systemd_analyze: str, tmp_path: Path) -> None:
     text = (DEPLOY / "penstock-gateway.service").read_text()
     unit = tmp_path / "penstock-gateway.service"
-    unit.write_text(re.sub(r"/opt/penstock/bin/penstock|/bin/kill", "/bin/true", text))
+    unit.write_text(text.replace("/opt/penstock/bin/penstock", "/bin/true"))
     done = _run(systemd_analyze, "verify", "--man=no", unit)
     about_ours = [line for line in done.stderr.splitlines() if "penstock" in line]
     assert (done.returncode, about_ours) == (0, []), done.stderr
