@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.fakes.broker import free_port
+from penstock_sim.demo_gateway import free_port
 
 _READY_S = 30.0
 _STOP_S = 30.0
