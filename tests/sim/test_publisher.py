@@ -272,7 +272,8 @@ def test_more_connections_than_streams_are_refused() -> None:
         Publisher(Target(connections=2), [stream()])
 
 
-async def test_the_bench_generator_prints_its_report(broker: str, echo: Echo) -> None:
+async def test_the_bench_generator_counts_answers_and_no_refusals(broker: str, echo: Echo) -> None:
+    echo.rejected = frozenset(range(4, 40))
     command = [
         sys.executable,
         "-m",
@@ -290,5 +291,7 @@ async def test_the_bench_generator_prints_its_report(broker: str, echo: Echo) ->
     printed, _ = await process.communicate()
     report = json.loads(printed)
     assert process.returncode == 0
-    assert (report["sent"], report["results"], report["fates"]) == (200, 200, {"ok": 200})
-    assert report["answered_in_run"] <= 200
+    assert (report["sent"], report["results"]) == (200, 200)
+    assert report["fates"] == {"ok": 20, "rejected": 180}
+    assert 0 < report["answered_in_run"] <= 20
+    assert report["answered_per_s"] == pytest.approx(report["answered_in_run"] / 0.4, rel=0.5)
