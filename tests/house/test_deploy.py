@@ -10,6 +10,7 @@ import pytest
 
 from penstock_gateway import config, embedded
 from tests.conftest import ROOT
+from tests.house import docs
 
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
@@ -83,6 +84,16 @@ def test_the_sample_configuration_loads(tmp_path: Path) -> None:
     loaded = config.load(path, {})
     assert (loaded.site, loaded.gateway, len(loaded.route)) == ("home", "gw1", 1)
     assert len(path.read_text().splitlines()) <= 15
+
+
+@pytest.mark.system
+def test_making_the_users_leaves_the_umask_as_it_was(tmp_path: Path) -> None:
+    block = next(b for b in docs.blocks(DEPLOY / "README.md") if "penstock.passwd" in b.body)
+    script = f"PATH=$PATH:/usr/sbin\ncd {tmp_path}\numask 022\n{block.body}\numask"
+    done = _run("bash", "-euo", "pipefail", "-c", script)
+    assert done.stdout.split()[-1:] == ["0022"], done.stderr
+    made = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert made["penstock.passwd"] == made["door.password"] == 0o600
 
 
 def test_the_embedded_broker_has_the_shipped_limits() -> None:
