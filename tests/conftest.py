@@ -9,7 +9,6 @@ import inspect
 import json
 import os
 import random
-import socket
 import sys
 import threading
 import traceback
@@ -69,13 +68,9 @@ def seed(request: pytest.FixtureRequest) -> int:
 def free_port() -> Callable[[], int]:
     """Return a function that gives a TCP port of 127.0.0.1 that nobody listens on."""
 
-    def give() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
+    from penstock_sim import demo_gateway
 
-    return give
+    return demo_gateway.free_port
 
 
 class _LoopWatch:

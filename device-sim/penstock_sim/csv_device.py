@@ -1,15 +1,17 @@
 """A CSV file as a device: its rows, cut into windows, are what the sensor measured.
 
-The first line names the columns. One column may hold timestamps (ISO 8601, read as UTC where it names no zone, or epoch
-seconds or milliseconds); every other column must hold numbers.
+The text is UTF-8, with or without a byte order mark. The first line names the columns. One column may hold timestamps
+(ISO 8601, read as UTC where it names no zone, or epoch seconds or milliseconds); every other must hold numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from penstock_sim.ahead import read_ahead
 from penstock_sim.encodings import MEDIA_TYPES, Encoding, encode_window
 from penstock_sim.sources import Payload
 
+_LATEST_MS = 2**53
 _MILLIS_FROM = 1e11
 """An epoch number from here on is in milliseconds: as seconds it would be after the year 5000."""
 
@@ -28,7 +31,8 @@ class CsvDevice:
     A window's capture time is its last row's. `rate_hz` is windows per second.
 
     Raises:
-        UsageError: no such file or column, or (while reading) a cell that is not a number, with its line.
+        UsageError: no such file or column, a size or hop below 1, or (while reading) a cell that is not a number, with
+            its line.
     """
 
     def __init__(
@@ -41,8 +45,11 @@ class CsvDevice:
         encoding: Encoding = "tensor",
         ahead: int = 64,
     ) -> None:
+        hop = size if hop is None else hop
+        if size < 1 or hop < 1:
+            raise UsageError(f"expected a size and a hop of at least 1 row for {file}, got {size} and {hop}")
         self.name, self.media_type, self.rate_hz = file.stem, MEDIA_TYPES[encoding], rate_hz
-        self._file, self._size, self._hop = file, size, hop or size
+        self._file, self._size, self._hop = file, size, hop
         self._encoding, self._ahead, self._timestamp = encoding, ahead, timestamp
         self._header = _header(file)
         if timestamp is not None and timestamp not in self._header:
@@ -71,7 +78,7 @@ class CsvDevice:
         return Payload(data, user, ts)
 
     def _rows(self) -> Iterator[tuple[int | None, list[float]]]:
-        with self._file.open(newline="", encoding="utf-8") as lines:
+        with _opened(self._file) as lines:
             reader = csv.reader(lines)
             next(reader)
             for cells in reader:
@@ -93,22 +100,32 @@ def parse_time(text: str) -> int:
     """Epoch milliseconds of an ISO 8601 time, or of epoch seconds or milliseconds.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither, or beyond 2^53 ms.
     """
     try:
         number = float(text)
     except ValueError:
         time = datetime.fromisoformat(text)
         return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not abs(number) <= _LATEST_MS:  # nor is nan
+        raise ValueError(f"the time {text}")
     return round(number if abs(number) >= _MILLIS_FROM else number * 1000)
 
 
-def _header(file: Path) -> list[str]:
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            header = next(csv.reader(lines), [])
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            yield lines
     except OSError as error:
         raise UsageError(f"expected a CSV file at {file}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"expected comma-separated UTF-8 text in {file}, got {error}") from None
+
+
+def _header(file: Path) -> list[str]:
+    with _opened(file) as lines:
+        header = next(csv.reader(lines), [])
     if len(header) == 0 or len(set(header)) != len(header):
         raise UsageError(f"expected a first line with distinct column names in {file}, got {header}")
     return header

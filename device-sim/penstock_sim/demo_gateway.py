@@ -125,16 +125,12 @@ async def gateway(config: Path) -> AsyncIterator[Gateway]:
     """Run the gateway on free ports, in a session of its own: a Ctrl-C in the terminal is the demo's to handle."""
     mqtt, http = free_port(), free_port()
     log = config.with_name("gateway.log")
-    environment = os.environ | {
-        "PENSTOCK_MQTT__LISTEN": f"127.0.0.1:{mqtt}",
-        "PENSTOCK_HTTP__LISTEN": f"127.0.0.1:{http}",
-    }
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
             "-c",
             str(config),
-            env=environment,
+            env=_environment(mqtt, http),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -146,6 +142,15 @@ async def gateway(config: Path) -> AsyncIterator[Gateway]:
         yield running
     finally:
         await asyncio.shield(running.stop())
+
+
+def _environment(mqtt: int, http: int) -> dict[str, str]:
+    """Ours, and none of the user's own PENSTOCK_*: those are for another gateway's configuration."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
+    return kept | {
+        "PENSTOCK_MQTT__LISTEN": f"127.0.0.1:{mqtt}",
+        "PENSTOCK_HTTP__LISTEN": f"127.0.0.1:{http}",
+    }
 
 
 def _open(ledger: dict[str, int], sent: int) -> bool:

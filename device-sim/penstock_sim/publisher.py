@@ -48,7 +48,7 @@ class Target(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What a run did. `lag_ms` is real minus intended time of sending; `late` counts messages later than `LATE_MS`;
     `on_time` is false where p99 of the lag is above it or something intended was not sent at all (`unsent`). `refused`
-    are messages that the broker refused (PUBACK)."""
+    are messages that the broker refused (PUBACK), `undecodable` ones on a result topic that are no result."""
 
     boot: str
     seconds: float
@@ -56,6 +56,7 @@ class Report(msgspec.Struct, frozen=True):
     results: int
     unanswered: int
     foreign: int
+    undecodable: int
     refused: int
     late: int
     unsent: int
@@ -140,10 +141,9 @@ class Publisher:
         """Send for `seconds`, or until every source has ended. Every `run` starts its schedules where the last one
         stopped; cancelling it stops the sending at once."""
         begin = time.monotonic()
-        origin, end_s = begin - self._seconds, self._seconds + seconds
         try:
             async with asyncio.timeout(seconds + _GRACE_S):
-                await _all(sender.run(origin, end_s) for sender in self._senders)
+                await _all(sender.run(begin, seconds) for sender in self._senders)
         except TimeoutError:
             pass  # the rest stays unsent, and the report says so
         finally:
@@ -182,6 +182,7 @@ class Publisher:
             results=sum(s.results for s in streams.values()),
             unanswered=self.tracker.outstanding,
             foreign=self.tracker.foreign,
+            undecodable=self.tracker.undecodable,
             refused=sum(sender.connection.refused for sender in self._senders),
             late=sum(sender.late for sender in self._senders),
             unsent=unsent,

@@ -18,7 +18,10 @@ _BLOCK = 1024
 
 
 class Schedule(Protocol):
-    """Intended times of one stream, ascending, without end."""
+    """Intended times of one stream, ascending, without end; `rate_hz` of them a second."""
+
+    @property
+    def rate_hz(self) -> float: ...
 
     def until(self, end_s: float) -> NDArray[np.float64]:
         """The next intended times before `end_s`; each time is given out once."""
@@ -31,7 +34,8 @@ class Periodic:
     """
 
     def __init__(self, rate_hz: float, phase_s: float = 0.0, jitter_s: float = 0.0, seed: int = 0) -> None:
-        self._period = 1.0 / _positive(rate_hz)
+        self.rate_hz = _positive(rate_hz)
+        self._period = 1.0 / rate_hz
         if not 0.0 <= jitter_s <= self._period:
             raise UsageError(
                 f"expected a jitter of 0 to {self._period:.6g} s (one period), got {jitter_s:.6g}"
@@ -54,7 +58,8 @@ class Poisson:
     """Independent arrivals: exponential gaps with mean 1/rate seconds."""
 
     def __init__(self, rate_hz: float, seed: int = 0) -> None:
-        self._mean = 1.0 / _positive(rate_hz)
+        self.rate_hz = _positive(rate_hz)
+        self._mean = 1.0 / rate_hz
         self._random = np.random.default_rng(seed)
         self._last = 0.0
         self._ahead: NDArray[np.float64] = np.empty(0)

@@ -49,7 +49,7 @@ class Device:
         self.schedule, self.qos = stream.schedule, stream.qos
         self.template = PublishTemplate(topic, stream.qos, protocol, source.media_type, boot)
         stamped = self.template.stamped
-        self.track = StreamTrack(stream.device, stream.stream, boot, source.rate_hz, stamped)
+        self.track = StreamTrack(stream.device, stream.stream, boot, stream.schedule.rate_hz, stamped)
         self._payloads: Iterator[Payload] = source.payloads()
         self._ahead: Payload | None = next(self._payloads, None)
 
@@ -79,19 +79,26 @@ class Sender:
         self.late = self.unsent = 0
         self._planned_to = 0.0
 
-    async def run(self, origin: float, end_s: float) -> None:
-        """Send what is intended before `end_s`; schedules count from the monotonic time `origin`."""
+    async def run(self, begin: float, seconds: float) -> None:
+        """Send for `seconds` from the monotonic time `begin`; schedules go on from where they were planned to.
+
+        Raises:
+            ConnectionLost: the connection is gone; what is left stays unsent.
+        """
+        origin, end_s = begin - self._planned_to, self._planned_to + seconds
         while self._planned_to < end_s and not all(device.ended for device in self._devices):
             self._planned_to = min(self._planned_to + _CHUNK_S, end_s)
             times, owners = merge([device.schedule for device in self._devices], self._planned_to)
             self.unsent += len(times)
             await self._send((times + origin).tolist(), owners)
-        await _sleep_until(origin + end_s if not all(device.ended for device in self._devices) else 0.0)
+        await _sleep_until(begin + seconds if not all(device.ended for device in self._devices) else 0.0)
+        self.connection.check()
 
     async def _send(self, times: list[float], owners: NDArray[np.intp]) -> None:
         devices = [self._devices[owner] for owner in owners.tolist()]
         position = 0
         while position < len(times):
+            self.connection.check()
             if self.connection.busy:
                 await self.connection.room()
             now = time.monotonic()

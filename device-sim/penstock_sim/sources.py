@@ -112,12 +112,14 @@ class VideoFile:
     """The frames of a video file as JPEG, at the file's own rate; every `step`-th frame, once through.
 
     Raises:
-        UsageError: OpenCV cannot open the file.
+        UsageError: OpenCV cannot open the file, or a step below 1.
     """
 
     media_type = "image/jpeg"
 
     def __init__(self, file: Path, step: int = 1, quality: int = 90, ahead: int = 32) -> None:
+        if step < 1:
+            raise UsageError(f"expected a step of 1 frame or more for {file}, got {step}")
         self.name, self._file = file.stem, file
         self._step, self._quality, self._ahead = step, quality, ahead
         video = self._open()

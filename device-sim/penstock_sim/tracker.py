@@ -105,7 +105,8 @@ class StreamTrack:
 
 
 class Tracker:
-    """All streams of a publisher. Results of foreign devices are counted in `foreign` and otherwise ignored."""
+    """All streams of a publisher. Results of foreign devices (`foreign`) and what is no result (`undecodable`) are only
+    counted."""
 
     def __init__(self, tracks: Iterable[StreamTrack]) -> None:
         self._tracks: Mapping[tuple[str, str], StreamTrack] = {(t.device, t.stream): t for t in tracks}

@@ -6,6 +6,7 @@ Owns arguments and words on the screen. Heavy imports stand in the commands, so 
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 import signal
 from pathlib import Path
@@ -22,8 +23,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Run a gateway, check its configuration.",
+    help="Run a gateway, check its configuration.\n\n\b\nExample:\n  penstock gateway check -c gateway.toml",
 )
+
+
+class LogLevel(enum.StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The gateway's TOML file.")]
 
@@ -31,12 +40,14 @@ ConfigPath = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help
 @app.command()
 def run(
     config: ConfigPath,
-    log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[
+        LogLevel, typer.Option(metavar="LEVEL", case_sensitive=False, help="debug, info, warning or error.")
+    ] = LogLevel.INFO,
     json_log: Annotated[
         bool | None, typer.Option("--json/--text", help="Log JSON lines; left out: on no terminal.")
     ] = None,
 ) -> None:
-    """Run a gateway until SIGTERM or Ctrl-C, then drain and leave.
+    """Run a gateway until SIGTERM, SIGHUP or Ctrl-C, then drain and leave.
 
     \b
     Example:
@@ -57,7 +68,8 @@ async def _run_until_signal(config: Config) -> None:
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # SIGHUP: a terminal that closes would otherwise end the gateway undrained.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     try:
         await gateway.run(config, stop)

@@ -6,7 +6,7 @@ checked against the kit's measured answer before it is timed.
     python tests/bench/bare.py RECIPE KIT [--image FILE] [--seconds 3] [--threads 2]
 
 prints {"items_per_s": …, "ms": …} as JSON. With `--cameras N --rate R` the frames come one by one, as from N cameras
-of R frames a second, and it prints {"ms": …, "frames": [[came_s, answered_s], …]}: what the machine does when it is half idle.
+of R frames a second, and it prints {"ms": …, "frames": [[due_s, answered_s], …]}: what the machine does when it is half idle.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def paced(
     """Answer a payload at each moment of `due` (seconds from now).
 
     Returns:
-        The median time of a call in ms, and when each payload came and was answered, in seconds.
+        The median time of a call in ms, and when each payload was due and was answered, in seconds.
     """
     todo: queue.SimpleQueue[float | None] = queue.SimpleQueue()
     calls_ms: list[float] = []
@@ -233,7 +233,7 @@ def paced(
     start = time.perf_counter()
     for moment in due:
         time.sleep(max(0.0, start + moment - time.perf_counter()))
-        todo.put(time.perf_counter())
+        todo.put(start + moment)
     for _ in workers:
         todo.put(None)
     for worker in workers:

@@ -1,8 +1,9 @@
-"""Periodic cameras with random phases, in a process of their own: when each frame was sent and when its answer came.
+"""Periodic cameras with random phases, in a process of their own: when each frame was due and when its answer came.
 
     python -m tests.bench.cameras PORT JPEG --rate 5 --cameras 8 --seconds 20
 
-prints [[sent_s, answered_s or null], …] of the monotonic clock as JSON.
+prints {"frames": [[due_s, answered_s or null], …], "late_p99_ms": …} of the monotonic clock as JSON. A frame that goes
+out late counts from the time at which it was meant to go.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from penstock_gateway.mqtt import Granted, LinkOptions, Message, Publish
 from penstock_gateway.mqtt.link import MqttLink
 from tests.bench.arrivals import phases
 
 
 class Cameras:
-    """Sends frames at their times and notes the answers."""
+    """Sends frames at their times, notes by how much it missed them, and notes the answers."""
 
     def __init__(self, port: int, jpeg: bytes) -> None:
         subscriptions = (("penstock/v1/home/dev/+/+/result", 0),)
         self.link = MqttLink(LinkOptions("127.0.0.1", port, "bench-cameras", subscriptions=subscriptions))
         self.up_event = asyncio.Event()
-        self.sent: list[float] = []
+        self.due: list[float] = []
+        self.late_ms: list[float] = []
         self.answered: dict[int, float] = {}
         self._jpeg = jpeg
 
@@ -47,8 +51,9 @@ class Cameras:
         due = loop.time() + phase_s
         for _ in range(frames):
             await asyncio.sleep(due - loop.time())
-            seq = len(self.sent)
-            self.sent.append(loop.time())
+            seq = len(self.due)
+            self.due.append(due)
+            self.late_ms.append((loop.time() - due) * 1e3)
             topic = f"penstock/v1/home/dev/{name}/cam/frame"
             self.link.publish(Publish(topic, self._jpeg, user=(("seq", str(seq)),)))
             due += period_s
@@ -73,7 +78,9 @@ async def main() -> None:
             group.create_task(cameras.camera(f"cam{n}", period_s, phase_s, frames))
     await asyncio.sleep(1.0)  # the last answers
     link.cancel()
-    print(json.dumps([[sent, cameras.answered.get(seq)] for seq, sent in enumerate(cameras.sent)]))
+    sent = sorted((due, seq) for seq, due in enumerate(cameras.due))
+    found = {"frames": [[due, cameras.answered.get(seq)] for due, seq in sent]}
+    print(json.dumps(found | {"late_p99_ms": float(np.percentile(cameras.late_ms, 99))}))
 
 
 if __name__ == "__main__":

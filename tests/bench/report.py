@@ -14,7 +14,8 @@ BUILD = Path(__file__).resolve().parents[2] / "build"
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One measured figure. `met` is None where there is no aim or no valid measurement; `spread` is (min, max)."""
+    """One measured figure. `met` is None where there is no aim or no valid measurement; `spread` is (min, max) of its
+    repeats, None where it was measured once."""
 
     name: str
     value: float | None
@@ -33,14 +34,23 @@ def figure(
     least: float | None = None,
     most: float | None = None,
     note: str = "",
+    doubt: str = "",
 ) -> Figure:
-    """A figure from its repeats: the median, held against an aim where there is one."""
+    """A figure from its repeats: the median, held against an aim where there is one and nothing to doubt."""
     aim = f"≥ {least:g}" if least is not None else f"≤ {most:g}" if most is not None else ""
     if not values:
         return Figure(name, None, unit, aim, None, None, note or "no valid measurement")
     value = statistics.median(values)
     met = value >= least if least is not None else value <= most if most is not None else None
-    return Figure(name, round(value, 4), unit, aim, met, (round(min(values), 4), round(max(values), 4)), note)
+    spread = (round(min(values), 4), round(max(values), 4)) if len(values) > 1 else None
+    if doubt:
+        met, note = None, f"{note}; {doubt}" if note else doubt
+    return Figure(name, round(value, 4), unit, aim, met, spread, note)
+
+
+def lateness(late: int) -> str:
+    """What is to be doubted about a figure of which so many slices had a late generator."""
+    return f"void: the generator was late in {late} of the slices" if late else ""
 
 
 def show(found: Figure) -> str:

@@ -21,16 +21,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from penstock_sim.demo_gateway import free_port
+
 _START_S = 10.0
 _STOP_S = 10.0
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def mosquitto(config_text: str = "allow_anonymous true", *, folder: Path | None = None) -> Broker:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.fakes.broker import free_port
+from penstock_sim.demo_gateway import free_port
 
 _READY_S = 30.0
 _STOP_S = 30.0
@@ -109,9 +109,9 @@ class Gateway:
         )
         return self.ledger()
 
-    def stop(self) -> int:
-        """SIGTERM, and wait; returns the exit code."""
-        return self._end(signal.SIGTERM)
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """A signal that drains it, and wait; returns the exit code."""
+        return self._end(how)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

@@ -10,6 +10,7 @@ import pytest
 
 from penstock_gateway import config, embedded
 from tests.conftest import ROOT
+from tests.house import docs
 
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
@@ -39,7 +40,7 @@ def test_the_unit_is_shut_in(systemd_analyze: str) -> None:
 def test_systemd_understands_every_line_of_the_unit(systemd_analyze: str, tmp_path: Path) -> None:
     text = (DEPLOY / "penstock-gateway.service").read_text()
     unit = tmp_path / "penstock-gateway.service"
-    unit.write_text(re.sub(r"/opt/penstock/bin/penstock|/bin/kill", "/bin/true", text))
+    unit.write_text(text.replace("/opt/penstock/bin/penstock", "/bin/true"))
     done = _run(systemd_analyze, "verify", "--man=no", unit)
     about_ours = [line for line in done.stderr.splitlines() if "penstock" in line]
     assert (done.returncode, about_ours) == (0, []), done.stderr
@@ -83,6 +84,16 @@ def test_the_sample_configuration_loads(tmp_path: Path) -> None:
     loaded = config.load(path, {})
     assert (loaded.site, loaded.gateway, len(loaded.route)) == ("home", "gw1", 1)
     assert len(path.read_text().splitlines()) <= 15
+
+
+@pytest.mark.system
+def test_making_the_users_leaves_the_umask_as_it_was(tmp_path: Path) -> None:
+    block = next(b for b in docs.blocks(DEPLOY / "README.md") if "penstock.passwd" in b.body)
+    script = f"PATH=$PATH:/usr/sbin\ncd {tmp_path}\numask 022\n{block.body}\numask"
+    done = _run("bash", "-euo", "pipefail", "-c", script)
+    assert done.stdout.split()[-1:] == ["0022"], done.stderr
+    made = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert made["penstock.passwd"] == made["door.password"] == 0o600
 
 
 def test_the_embedded_broker_has_the_shipped_limits() -> None:

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,10 +77,6 @@ class SmallGateway:
             counts[bucket] += number
         ledger = {"received": self.counts.received, "in_flight": self.counts.in_flight, **counts}
         return web.json_response({"v": 1, "ledger": ledger})
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def decode(body: bytes) -> dict[str, str]:

@@ -131,6 +131,19 @@ async def test_ctrl_c_before_the_start_leaves_nothing_behind(behave: Any) -> Non
     assert seen[0]._process.returncode is not None
 
 
+async def test_settings_of_another_gateway_stay_outside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PENSTOCK_MQTT__URL", "mqtt://elsewhere.example")
+    monkeypatch.setenv("PENSTOCK_SITE", "plant")
+    shows = "import os; print(*(key for key in os.environ if key.startswith('PENSTOCK_')))"
+    monkeypatch.setattr(demo_gateway, "COMMAND", (sys.executable, "-c", shows))
+    async with demo_gateway.gateway(tmp_path / "gateway.toml") as running:
+        with pytest.raises(PenstockError, match="ended with 0"):
+            await running.ready()
+    assert set(running.log.read_text().split()) == {"PENSTOCK_MQTT__LISTEN", "PENSTOCK_HTTP__LISTEN"}
+
+
 def test_a_model_that_is_not_packaged_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo_gateway, "MODELS", ("no_such_model",))
     with pytest.raises(UsageError, match="no_such_model"):

@@ -40,12 +40,13 @@ def test_every_signal_begins_healthy_and_has_episodes() -> None:
 
 
 def test_windows_join_without_a_step() -> None:
-    """The hum goes on over a window's edge: the jump there is no larger than inside."""
+    """The hum goes on over a window's edge: the jump there is hardly larger than inside."""
     machine = Vibration(6)
     joined = np.concatenate([machine.window(n)[0] for n in range(30)])
     jumps = abs(np.diff(joined))
-    assert jumps[SIZE - 1 :: SIZE].max() <= 1.5 * jumps.max()
-    assert jumps[SIZE - 1 :: SIZE].mean() < 2 * jumps.mean()
+    edges, inside = jumps[SIZE - 1 :: SIZE], np.delete(jumps, slice(SIZE - 1, None, SIZE))
+    assert edges.max() <= 1.5 * inside.max()
+    assert edges.mean() < 2 * inside.mean()
 
 
 @pytest.mark.parametrize("n", [9, 20])

@@ -94,9 +94,15 @@ def test_what_is_not_a_video_is_refused(tmp_path: Path) -> None:
         VideoFile(tmp_path / "missing.mp4")
 
 
-def table(folder: Path, text: str) -> Path:
+@pytest.mark.parametrize("step", [0, -1])
+def test_a_step_below_one_frame_is_refused(video: Path, step: int) -> None:
+    with pytest.raises(UsageError, match=f"a step of 1 frame or more .*, got {step}"):
+        VideoFile(video, step=step)
+
+
+def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
     file = folder / "device.csv"
-    file.write_text(text)
+    file.write_text(text, encoding=encoding)
     return file
 
 
@@ -124,11 +130,33 @@ def test_csv_rows_become_windows(
     [
         ("x,y\n1,2\n3\n", "device.csv:3: expected 2 cells, got 1"),
         ("x,y\n1,warm\n", "device.csv:2: .*warm"),
+        ("t,y\ninf,1\n", "device.csv:2: .*the time inf"),
+        ("t,y\n1,1\n1e400,1\n", "device.csv:3: .*the time 1e400"),
+        ("t,y\n-1e16,1\n", "device.csv:2: .*the time -1e16"),
+        ("t,y\nnan,1\n", "device.csv:2: .*the time nan"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        list(CsvDevice(table(tmp_path, text), 1).payloads())
+        file = table(tmp_path, text)
+        list(CsvDevice(file, 1, timestamp="t" if text.startswith("t") else None).payloads())
+
+
+@pytest.mark.parametrize("text", ["Zeit,Wärme\n1,2\n", "t,x\n1,zwölf\n"])
+def test_text_that_is_not_utf_8_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"UTF-8 text in .*device.csv, got .*byte 0x"):
+        list(CsvDevice(table(tmp_path, text, "latin-1"), 1).payloads())
+
+
+def test_a_byte_order_mark_hides_no_column(tmp_path: Path) -> None:
+    device = CsvDevice(table(tmp_path, "t,x\n7,1\n", "utf-8-sig"), 1, timestamp="t")
+    assert [p.ts for p in device.payloads()] == [7000]
+
+
+@pytest.mark.parametrize(("size", "hop"), [(0, None), (-1, None), (0, 1), (2, 0), (2, -1)])
+def test_a_window_or_hop_without_rows_is_refused(tmp_path: Path, size: int, hop: int | None) -> None:
+    with pytest.raises(UsageError, match="a hop of at least 1 row"):
+        CsvDevice(table(tmp_path, "x\n1\n"), size, hop)
 
 
 @pytest.mark.parametrize(
