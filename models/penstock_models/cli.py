@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Pack, inspect, verify, run and measure models.",
+    help="Pack, inspect, verify, run and measure models.\n\n\b\nExample:\n  penstock model pack yolox_nano.onnx --preset yolox",
 )
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .bundle file or an unpacked folder.")]
