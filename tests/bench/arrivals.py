@@ -5,16 +5,12 @@ from __future__ import annotations
 import random
 
 
-def phases(cameras: int, period_s: float, seed: int) -> list[float]:
-    """Seconds from the start to each camera's first frame."""
+def arrivals(cameras: int, period_s: float, seconds: float, seed: int) -> list[tuple[float, int]]:
+    """Every frame of all cameras, in order: (seconds from the start, which camera)."""
     source = random.Random(seed)
-    return [source.uniform(0, period_s) for _ in range(cameras)]
-
-
-def arrivals(cameras: int, period_s: float, seconds: float, seed: int) -> list[float]:
-    """Seconds from the start to every frame of all cameras, in order."""
+    phases = [source.uniform(0, period_s) for _ in range(cameras)]
     return sorted(
-        phase + n * period_s
-        for phase in phases(cameras, period_s, seed)
+        (phase + n * period_s, camera)
+        for camera, phase in enumerate(phases)
         for n in range(int(seconds / period_s))
     )

@@ -262,7 +262,8 @@ def main() -> None:
         return RECIPES[options.recipe](options.kit)
 
     if options.cameras:
-        due = arrivals(options.cameras, 1 / options.rate, options.seconds, options.seed)
+        planned = arrivals(options.cameras, 1 / options.rate, options.seconds, options.seed)
+        due = [moment for moment, _ in planned]
         ms, frames = paced(make, payload, due, options.threads)
         print(json.dumps({"ms": ms, "frames": frames}))
         return
