@@ -156,6 +156,7 @@ class Gateway:
         self._journal = journal
         self._books = Books(Ledger(), Counts())
         self._checkpointed: tuple[int, ...] = ()
+        self._told = b""
         runs = list(dict.fromkeys(models.values()))
         tally = Tally()
         self._links = self._connect(config, broker, make_link)
@@ -211,9 +212,12 @@ class Gateway:
             log.error("journal not closed in time", seconds=FLUSH_S)
 
     def publish_status(self) -> None:
-        """Tell the retained status topic what the state is now; nothing until every link has answered or failed."""
-        if self._views.stopping or all(watch.heard for _, watch, _ in self._links.values()):
-            self._publish("status", encode_status(self._views.gateway_status()), qos=1, retain=True)
+        """Tell the retained status topic when the state is a new one; nothing until every link has answered or failed."""
+        if not self._views.stopping and not all(watch.heard for _, watch, _ in self._links.values()):
+            return
+        status = encode_status(self._views.gateway_status())
+        if status != self._told and self._publish("status", status, qos=1, retain=True):
+            self._told = status
 
     async def _leave(self, links: dict[str, asyncio.Task[None]]) -> None:
         """Stop accepting, drain with a deadline, publish."""
@@ -294,10 +298,12 @@ class Gateway:
     def _publish_stats(self) -> None:
         self._publish("stats", encode_stats(self._views.stats()), qos=0)
 
-    def _publish(self, kind: str, payload: bytes, qos: int, retain: bool = False) -> None:
+    def _publish(self, kind: str, payload: bytes, qos: int, retain: bool = False) -> bool:
         control = self._links["control"][2]
-        if not control.publish(Publish(self._topic(kind), payload, qos=qos, retain=retain)):
+        taken = control.publish(Publish(self._topic(kind), payload, qos=qos, retain=retain))
+        if not taken:
             log.warning("outbox full", link="control", message=kind)
+        return taken
 
     def _topic(self, kind: str) -> str:
         return gateway_topic(self._config.mqtt.root, self._config.site, self._config.gateway, kind)

@@ -33,6 +33,22 @@ async def test_a_link_that_fails_at_start_makes_the_first_status_degraded(tmp_pa
         assert (status["state"], status["reasons"]) == ("degraded", ["link results: refused"])
 
 
+async def test_a_status_is_published_when_it_changes_and_tried_again_where_it_did_not_fit(
+    tmp_path: Path,
+) -> None:
+    async with core(tmp_path, route()) as gw:
+        assert gw.results.state is not None
+        before = len(gw.statuses())
+        for _ in range(100):
+            gw.results.state.down("refused")
+        assert [s["reasons"] for s in gw.statuses()[before:]] == [["link results: refused"]]
+        gw.control.room = 0
+        gw.results.state.down("lost")
+        gw.control.room = 10_000
+        gw.results.state.down("lost")
+        assert [s["reasons"] for s in gw.statuses()[before + 1 :]] == [["link results: lost"]]
+
+
 async def test_what_makes_a_gateway_degraded_and_online_again(tmp_path: Path) -> None:
     async with core(tmp_path, route()) as gw:
         gw.journal.stuck = True
