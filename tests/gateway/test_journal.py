@@ -381,6 +381,25 @@ async def test_a_commit_whose_log_cannot_be_cut_is_not_written_twice(
         disk.log_full = False
 
 
+async def test_while_the_disk_is_full_only_the_newest_totals_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    counts = Counts()
+    async with journal(tmp_path / "journal.db") as (opened, owner):
+        disk.full = True
+        opened.checkpoint(counts)
+        await owner.until(lambda: opened.stuck)
+        for n in range(500):
+            counts.received = n + 1
+            opened.checkpoint(counts)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        disk.full = False
+        await owner.until(lambda: len(owner.commits) == 2)
+        assert [w.totals.received for w in disk.applied if w.totals is not None] == [0, 500]
+
+
 async def test_many_fates_at_once_are_written_in_pieces_that_the_log_holds(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     async with journal(path, 8 * MB, max_entry=4000) as (opened, owner):
