@@ -177,6 +177,24 @@ class TestEmbedded:
             os.kill(child, signal.SIGKILL)
             await owner.until_up(2)
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without a name")
+    async def test_a_user_without_a_name_may_run_it(self) -> None:
+        """As in a container that runs under a uid of its own, with no USER and no line in /etc/passwd."""
+        code = (
+            "import asyncio, os, tempfile; from pathlib import Path\n"
+            "from penstock_gateway.embedded import embedded_broker\n"
+            "async def main(folder):\n"
+            "    async with embedded_broker('127.0.0.1:0', Path(folder)) as broker:\n"
+            "        await asyncio.open_connection(broker.host, broker.port)\n"
+            "os.setgid(54321); os.setuid(54321)\n"
+            "with tempfile.TemporaryDirectory() as folder:\n"
+            "    asyncio.run(main(folder))\n"
+        )
+        names = ("LOGNAME", "USER", "LNAME", "USERNAME")
+        environment = {name: value for name, value in os.environ.items() if name not in names}
+        gateway = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=environment)
+        assert await asyncio.wait_for(gateway.wait(), 20) == 0
+
     async def test_a_killed_gateway_takes_it_along(self, tmp_path: Path) -> None:
         code = (
             "import asyncio, sys; from pathlib import Path\n"
