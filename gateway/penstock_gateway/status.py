@@ -25,6 +25,7 @@ from penstock_gateway.wire import (
     StartView,
     Stats,
     StatusPage,
+    bounded,
 )
 
 
@@ -48,7 +49,7 @@ class Views:
         self._began = time.monotonic()
         self._since = time.time_ns() // 1_000_000
         self._state = ""
-        self._sent: dict[str, int] = {}
+        self._told: dict[str, int] = {}
         self._metrics = Metrics(parts.tally, parts.ledger.total, self._gauges())
         self.stopping = False
 
@@ -84,16 +85,16 @@ class Views:
         return GatewayStatus(state=state, reasons=reasons, start=self.start, since=self._since)
 
     def stats(self) -> Stats:
-        """The totals, and the streams that changed most since the last time."""
-        changes = {}
-        for key, counts in self._parts.ledger.streams.items():
-            change = counts.received + counts.settled - self._sent.get(key, 0)
-            if change:
-                changes[key] = change
-                self._sent[key] = counts.received + counts.settled
-        most = sorted(changes, key=lambda key: changes[key], reverse=True)[:MAX_STATS_STREAMS]
-        streams = {key: LedgerView.of(self._parts.ledger.streams[key]) for key in most}
-        return Stats(start=self.start, uptime_s=self._uptime(), ledger=self.ledger(), streams=streams)
+        """The totals, and the streams that changed most since they were last told."""
+        ledger, told = self._parts.ledger.streams, self._told
+        changes = {key: _progress(counts) - told.get(key, 0) for key, counts in ledger.items()}
+        most = sorted((key for key, n in changes.items() if n), key=lambda key: changes[key], reverse=True)
+        streams = {key: LedgerView.of(ledger[key]) for key in most[:MAX_STATS_STREAMS]}
+        stats = bounded(
+            Stats(start=self.start, uptime_s=self._uptime(), ledger=self.ledger(), streams=streams)
+        )
+        told.update((key, _progress(ledger[key])) for key in stats.streams)
+        return stats
 
     def ledger(self) -> LedgerView:
         return LedgerView.of(self._parts.ledger.total())
@@ -148,6 +149,10 @@ class Views:
             one("penstock_streams", "Known streams.", lambda: len(parts.ledger.streams)),
             one("penstock_journal_bytes", "Bytes of the journal in use.", lambda: parts.journal.bytes_used),
         ]  # fmt: skip
+
+
+def _progress(counts: Counts) -> int:
+    return counts.received + counts.settled
 
 
 def start_view(record: StartRecord) -> StartView:

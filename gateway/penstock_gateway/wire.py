@@ -243,14 +243,20 @@ def encode_status(status: GatewayStatus | StatusPage) -> bytes:
 
 
 def encode_stats(stats: Stats) -> bytes:
-    """Encode within the bounds of contracts 1: the streams that changed least are left out until it fits."""
+    """Encode within the bounds of contracts 1, as `bounded` does."""
+    return _encode(bounded(stats))
+
+
+def bounded(stats: Stats) -> Stats:
+    """Bring stats within the bounds of contracts 1: the streams that changed least are left out until they fit."""
     streams = list(stats.streams.items())
     keep = min(len(streams), MAX_STATS_STREAMS)
     while True:
-        payload = _encode(msgspec.structs.replace(stats, streams=dict(streams[:keep])))
-        if len(payload) <= MAX_STATS_BYTES or keep == 0:
-            return payload
-        keep = keep * MAX_STATS_BYTES // (len(payload) + MAX_STATS_BYTES // 50)
+        fewer = msgspec.structs.replace(stats, streams=dict(streams[:keep]))
+        size = len(_encode(fewer))
+        if size <= MAX_STATS_BYTES or keep == 0:
+            return fewer
+        keep = keep * MAX_STATS_BYTES // (size + MAX_STATS_BYTES // 50)
 
 
 def decode_result(payload: bytes) -> Result:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from penstock_gateway import gateway
 from penstock_gateway.connections import every_name
-from penstock_gateway.wire import MAX_STATS_STREAMS
+from penstock_gateway.ledger import FATES
+from penstock_gateway.wire import MAX_STATS_BYTES, MAX_STATS_STREAMS
 from tests.conftest import ROOT
-from tests.fakes.gateway_core import GRANTED, core, route
+from tests.fakes.gateway_core import GRANTED, core, route, until
 
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
 
@@ -81,15 +84,56 @@ async def test_the_page_shows_streams_models_routes_and_links(tmp_path: Path) ->
         assert gw.gateway._views.status("no/such") is None
 
 
-async def test_stats_bring_the_streams_that_changed_most(tmp_path: Path) -> None:
+async def test_stats_bring_the_streams_that_changed_most_and_the_others_later(tmp_path: Path) -> None:
     async with core(tmp_path, route()) as gw:
         for n in range(MAX_STATS_STREAMS + 5):
             gw.bring(f"d{n}/vib")
         gw.bring("d7/vib")
-        stats = gw.gateway._views.stats()
-        assert len(stats.streams) == MAX_STATS_STREAMS and next(iter(stats.streams)) == "d7/vib"
+        first = gw.gateway._views.stats()
+        assert len(first.streams) == MAX_STATS_STREAMS and next(iter(first.streams)) == "d7/vib"
         gw.bring("d3/vib")
-        assert list(gw.gateway._views.stats().streams) == ["d3/vib"]
+        second = gw.gateway._views.stats()
+        assert set(second.streams) - {"d3/vib"} == set(gw.gateway._views._parts.ledger.streams) - set(
+            first.streams
+        )
+        assert list(gw.gateway._views.stats().streams) == []
+
+
+async def test_stats_that_are_cut_to_their_size_bring_the_rest_later(tmp_path: Path) -> None:
+    names = [f"{n:064d}/{n:064d}" for n in range(MAX_STATS_STREAMS)]
+    async with core(tmp_path, route()) as gw:
+        for name in names:
+            gw.bring(name)
+            gw.counts(name).fates = dict.fromkeys(FATES, 10**9)
+        told = list(gw.gateway._views.stats().streams)
+        assert 0 < len(told) < MAX_STATS_STREAMS
+        while more := gw.gateway._views.stats().streams:
+            told += more
+        assert told == names
+        for name in names:
+            gw.counts(name).fates = dict.fromkeys(FATES, 0)
+
+
+async def test_stats_come_every_period_within_their_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "STATS_S", 0.02)
+    topic = "penstock/v1/home/gw/gw1/stats"
+    async with core(tmp_path, route()) as gw:
+        for n in range(MAX_STATS_STREAMS + 20):
+            gw.bring(f"d{n}/vib")
+        before = len(gw.control.sent(topic))
+        await until(lambda: len(gw.control.sent(topic)) >= before + 2)
+        gw.bring("d5/vib")
+        await until(lambda: gw.control.sent(topic)[-1]["ledger"]["received"] == MAX_STATS_STREAMS + 21)
+        told = [stats["streams"] for stats in gw.control.sent(topic)[before:]]
+        assert [len(streams) for streams in told[:2]] == [MAX_STATS_STREAMS, 20]
+        assert all(
+            len(message.payload) <= MAX_STATS_BYTES
+            for message, _ in gw.control.outbox
+            if message.topic == topic
+        )
+        assert told[-1]["d5/vib"]["received"] == 2 and len(told[-1]) == 1
 
 
 async def test_the_scrape_page_parses_adds_up_and_is_described(tmp_path: Path) -> None:
