@@ -104,6 +104,13 @@ class Watch:
         """Whether the first attempt has come to something."""
         return self.connected or self.reason is not None
 
+    @property
+    def trouble(self) -> str | None:
+        """Why this connection does not bring or take what it is for; None where it does."""
+        if self.granted is not None and self.granted.refused:
+            return f"the broker refused to subscribe to {', '.join(self.granted.refused)}"
+        return None if self.connected else self.reason or "connecting"
+
     def up(self, granted: Granted) -> None:
         needs = msgspec.structs.replace(self.needs, session_expected=self.was_up)
         for warning in warnings(granted, needs):
@@ -124,7 +131,7 @@ class Watch:
             since=self.since,
             protocol=self.granted.protocol if self.granted else None,
             overruns=overruns,
-            reason=self.reason,
+            reason=self.trouble if self.heard else None,
         )
 
     def _change(self, *, connected: bool, reason: str | None, granted: Granted | None) -> None:

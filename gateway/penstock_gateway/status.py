@@ -62,13 +62,12 @@ class Views:
 
     def ready(self) -> list[str]:
         """As `reasons`; the models are loaded before anything is subscribed."""
-        down = [f"link {name}: {w.reason or 'connecting'}" for name, w in self._watches() if not w.connected]
-        return [*down, *(["stopping"] if self.stopping else [])]
+        return [*self._troubles(), *(["stopping"] if self.stopping else [])]
 
     def reasons(self) -> list[str]:
         """Why the gateway is degraded; empty when it is not."""
         journal = self._parts.journal
-        found = [f"link {name}: {w.reason or 'connecting'}" for name, w in self._watches() if not w.connected]
+        found = self._troubles()
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
         return found + self._parts.health.degraded
@@ -120,6 +119,9 @@ class Views:
 
     def _uptime(self) -> float:
         return round(time.monotonic() - self._began, 3)
+
+    def _troubles(self) -> list[str]:
+        return [f"link {name}: {watch.trouble}" for name, watch in self._watches() if watch.trouble]
 
     def _watches(self) -> Iterator[tuple[str, Watch]]:
         return ((name, watch) for name, (watch, _) in self._parts.links.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -50,6 +51,23 @@ async def test_a_status_is_published_when_it_changes_and_tried_again_where_it_di
         gw.control.room = 10_000
         gw.results.state.down("lost")
         assert [s["reasons"] for s in gw.statuses()[before + 1 :]] == [["link results: lost"]]
+
+
+async def test_a_refused_subscription_is_not_ready_and_degraded_until_it_is_granted(tmp_path: Path) -> None:
+    async with core(tmp_path, route("latest", CAM), mute=["latest"]) as gw:
+        link = gw.links["latest"].state
+        assert link is not None
+        link.up(msgspec.structs.replace(GRANTED, refused=("cams/#", "doors/#")))
+        said = "link latest: the broker refused to subscribe to cams/#, doors/#"
+        assert gw.gateway._views.ready() == [said]
+        assert [(s["state"], s["reasons"]) for s in gw.statuses()] == [("degraded", [said])]
+        page = gw.gateway._views.status(None)
+        assert page is not None and page.links[-1].connected
+        assert f"link latest: {page.links[-1].reason}" == said
+        link.down("lost")
+        link.up(GRANTED)
+        assert gw.gateway._views.ready() == []
+        assert gw.statuses()[-1]["state"] == "online"
 
 
 async def test_what_makes_a_gateway_degraded_and_online_again(tmp_path: Path) -> None:
