@@ -17,7 +17,7 @@ from penstock_gateway.broker_check import Needs, warnings
 from penstock_gateway.config import Config, Route
 from penstock_gateway.embedded import Address
 from penstock_gateway.logs import Log
-from penstock_gateway.mqtt import Granted, LinkOptions, Publish
+from penstock_gateway.mqtt import Granted, Link, LinkOptions, Publish
 from penstock_gateway.wire import LinkStatus
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
@@ -124,13 +124,15 @@ class Watch:
             log.warning("disconnected", link=self.name, reason=reason)
         self._change(connected=False, reason=reason, granted=None)
 
-    def view(self, overruns: int) -> LinkStatus:
+    def view(self, link: Link) -> LinkStatus:
         return LinkStatus(
             name=self.name,
             connected=self.connected,
             since=self.since,
             protocol=self.granted.protocol if self.granted else None,
-            overruns=overruns,
+            overruns=link.overruns,
+            refused=dict(link.refused),
+            dropped=link.dropped,
             reason=self.trouble if self.heard else None,
         )
 

@@ -34,6 +34,7 @@ from penstock_gateway.metrics import Tally
 from penstock_gateway.mqtt import Link, LinkOptions, Publish
 from penstock_gateway.mqtt.link import MqttLink
 from penstock_gateway.receipts import Receipts
+from penstock_gateway.refusals import Refusals
 from penstock_gateway.results import Results
 from penstock_gateway.status import Parts, Views
 from penstock_gateway.streams import Streams
@@ -181,7 +182,10 @@ class Gateway:
             first_id=journal.opened.first_row,
         )
         links = {name: (watch, link) for name, (_, watch, link) in self._links.items()}
-        self._views = Views(Parts(self._books.ledger, self._lanes, runs, links, journal, self._health, tally))
+        self._refusals = Refusals({name: link for name, (_, link) in links.items()}, self.publish_status)
+        self._views = Views(
+            Parts(self._books.ledger, self._lanes, runs, links, journal, self._health, self._refusals, tally)
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then leave in order."""
@@ -194,6 +198,7 @@ class Gateway:
                     ("dispatcher", self._dispatcher.run()),
                     ("receipts", self._receipts.run()),
                     ("health", self._health.run()),
+                    ("refusals", self._refusals.run()),
                     ("stats", self._every(STATS_S, self._publish_stats)),
                     ("checkpoint", self._every(CHECKPOINT_S, self._checkpoint)),
                 )

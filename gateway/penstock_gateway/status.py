@@ -15,6 +15,7 @@ from penstock_gateway.lanes import Lane
 from penstock_gateway.ledger import Counts, Ledger
 from penstock_gateway.metrics import Gauge, Metrics, Tally
 from penstock_gateway.mqtt import Link
+from penstock_gateway.refusals import Refusals
 from penstock_gateway.starts import StartRecord
 from penstock_gateway.wire import (
     MAX_STATS_STREAMS,
@@ -38,6 +39,7 @@ class Parts(msgspec.Struct, frozen=True):
     links: Mapping[str, tuple[Watch, Link]]
     journal: Journal
     health: Health
+    refusals: Refusals
     tally: Tally
 
 
@@ -70,7 +72,7 @@ class Views:
         found = self._troubles()
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
-        return found + self._parts.health.degraded
+        return found + self._parts.refusals.degraded + self._parts.health.degraded
 
     def metrics(self) -> bytes:
         return self._metrics.page()
@@ -114,7 +116,7 @@ class Views:
             streams={key: LedgerView.of(counts) for key, counts in streams.items()},
             models=tuple(_model_view(model) for model in parts.models),
             routes=tuple(_route_view(lane) for lane in parts.lanes),
-            links=tuple(watch.view(link.overruns) for watch, link in parts.links.values()),
+            links=tuple(watch.view(link) for watch, link in parts.links.values()),
         )
 
     def _uptime(self) -> float:
@@ -138,6 +140,12 @@ class Views:
             ]),
             Gauge("penstock_link_overruns", "Messages beyond our Receive Maximum.", ("link",), lambda: [
                 ((name,), link.overruns) for name, (_, link) in parts.links.items()
+            ]),
+            Gauge("penstock_link_refused", "Messages that the broker did not take.", ("link", "reason"), lambda: [
+                ((name, reason), n) for name, (_, link) in parts.links.items() for reason, n in link.refused.items()
+            ]),
+            Gauge("penstock_link_dropped", "QoS 0 messages that had no connection.", ("link",), lambda: [
+                ((name,), link.dropped) for name, (_, link) in parts.links.items()
             ]),
             Gauge("penstock_route_frames", "Frames that a route holds.", ("route",), lambda: [
                 ((str(lane.route.index),), lane.frames) for lane in parts.lanes

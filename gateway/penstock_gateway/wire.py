@@ -201,13 +201,19 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
 
 
 class LinkStatus(Struct, frozen=True, kw_only=True):
-    """A connection to the broker; `protocol` is 4 (3.1.1) or 5, null while it is down."""
+    """A connection to the broker; `protocol` is 4 (3.1.1) or 5, null while it is down.
+
+    `reason` says why it is down, or what the broker did not subscribe it to. `refused` counts, by reason code, messages
+    that the broker did not take, `dropped` those that went with a connection or had none.
+    """
 
     name: str
     connected: bool
     since: Milliseconds
     protocol: int | None = None
     overruns: int = 0
+    refused: dict[str, int] = {}
+    dropped: int = 0
     reason: str | None = None
 
 

@@ -136,7 +136,7 @@ def test_a_refusing_puback_is_counted_by_its_reason() -> None:
     outbox.acked(first.ack, 0x97)
     outbox.acked(second.ack, 0x10)  # no subscriber: taken all the same
     outbox.acked(4711, 0x97)  # nobody waits for it
-    assert (outbox.refused, len(outbox)) == ({"0x97": 1}, 0)
+    assert (outbox.refused, outbox.refused_topic, len(outbox)) == ({"0x97": 1}, "t", 0)
 
 
 def test_a_modest_broker_gets_a_lower_qos_and_no_retain() -> None:

@@ -50,12 +50,14 @@ class Outbox:
     A retained message that waits unsent is replaced, in its place, by a newer one of its topic: the broker would keep
     only the last, and an outage of hours would fill the bounds with the others. The replaced one is done, too.
 
-    `refused` counts, by reason, messages that will never reach the broker or that it did not take; `dropped` counts
+    `refused` counts, by reason, messages that will never reach the broker or that it did not take, `refused_topic` is
+    the last one's; `dropped` counts
     QoS 0 messages that had no connection. Both are told to the caller as done (`on_acked`), as nothing will be retried.
     """
 
     def __init__(self, count: int, size: int) -> None:
         self.refused: Counter[str] = Counter()
+        self.refused_topic = ""
         self.dropped = 0
         self._max_count = count
         self._max_bytes = size
@@ -192,8 +194,9 @@ class Outbox:
         if entry is None:
             return
         if reason >= 0x80:
-            self.refused[f"0x{reason:02x}"] += 1
-        self._finish(entry)
+            self._refuse(entry, f"0x{reason:02x}")
+        else:
+            self._finish(entry)
 
     def take_done(self) -> list[OnAcked]:
         """The callbacks of the messages that are done since the last call."""
@@ -202,6 +205,7 @@ class Outbox:
 
     def _refuse(self, entry: _Entry, reason: str) -> bytes:
         self.refused[reason] += 1
+        self.refused_topic = entry.message.topic
         self._finish(entry)
         return b""
 
