@@ -7,6 +7,7 @@ leave nothing behind; `gateway check --broker` runs them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,10 @@ _SMALL_WINDOW = 10
 _QUIET_S = 2.0
 _PROBE_EXPIRY_S = 300
 _PUBLISH_S = 60.0
+_ANSWER_S = 5.0
+_PROBE_LIFE_S = 10
+"""A probe that the broker keeps for an absent gateway is gone before that is back."""
+
 _MOST_PROBED = 1_000_000
 
 
@@ -83,19 +88,30 @@ def _packet_size(granted: Granted, needs: Needs) -> str:
 
 
 async def ask(options: LinkOptions) -> Granted:
-    """Connect once as these options would, under a client id of its own, and say what was granted.
+    """Connect and subscribe once as these options would, under a client id of its own, and say what was granted.
 
     Raises:
-        PenstockError: the broker cannot be reached, or refuses the connection or a subscription.
+        PenstockError: the broker cannot be reached, or refuses the connection.
     """
+    filters = {_in_own_group(text): (text, qos) for text, qos in options.subscriptions}
     asked = _probe_options(
-        options, session_expiry_s=options.session_expiry_s, receive_maximum=options.receive_maximum
+        options,
+        session_expiry_s=options.session_expiry_s,
+        receive_maximum=options.receive_maximum,
+        subscriptions=tuple((text, qos) for text, (_, qos) in filters.items()),
     )
-    async with _running(MqttLink(asked), asked, _ignore) as granted:
-        found = granted
+    async with _running(MqttLink(asked), _ignore) as granted:
+        refused = tuple(filters[text][0] for text in granted.refused)
     if asked.session_expiry_s:
         await _forget(asked)
-    return found
+    return msgspec.structs.replace(granted, refused=refused)
+
+
+def _in_own_group(text: str) -> str:
+    """The filter of a shared subscription, in a group of its own: in the gateway's it would take frames away."""
+    if not text.startswith("$share/"):
+        return text
+    return f"$share/penstock-probe-{secrets.token_hex(4)}/{text.split('/', 2)[2]}"
 
 
 async def probe_queue(options: LinkOptions, n: int, topic: str) -> int:
@@ -119,32 +135,49 @@ async def probe_queue(options: LinkOptions, n: int, topic: str) -> int:
         await _forget(away)
 
 
-async def probe_foreign_publish(options: LinkOptions, topic: str) -> str:
-    """Say `open` when somebody who is not the device can publish to a device's `topic`, else `closed`.
+async def probe_foreign_publish(options: LinkOptions, topics: Sequence[str]) -> list[str]:
+    """Find those of some devices' topics to which somebody who is not the device can publish.
 
-    It tries without a name, and as the gateway, which must be allowed to read the topic. A device's `…/status` is a
-    good one: it is bound to the device like its frames, and a running gateway makes no result of it.
+    It tries as the gateway, and without a name. On MQTT 5 the broker's answer says whether it took the message; on
+    3.1.1, which has no word for no, the gateway must be allowed to read the topic, to see it come.
 
     Raises:
-        PenstockError: the broker cannot be reached, or refuses the gateway's subscription.
+        PenstockError: the broker cannot be reached, or refuses on 3.1.1 the gateway's subscription.
     """
+    found = {topic for topic in topics if await _takes(options, options, topic)}
+    nobody = msgspec.structs.replace(options, username=None, password=None, cert=None, key=None)
+    if nobody != options:
+        with contextlib.suppress(PenstockError):  # a stranger who is not let in publishes nothing
+            for topic in topics:
+                if await _takes(nobody, options, topic):
+                    found.add(topic)
+    return [topic for topic in topics if topic in found]
+
+
+async def _takes(publisher: LinkOptions, reader: LinkOptions, topic: str) -> bool:
+    """Whether the broker takes a message of this publisher."""
     mark = secrets.token_bytes(16)
+    message = Publish(topic, mark, qos=1, expiry_s=_PROBE_LIFE_S)
+    link = MqttLink(_probe_options(publisher))
+    async with _running(link, _ignore) as granted:
+        if granted.protocol == 5 and granted.maximum_qos != 0:
+            link.publish(message)
+            return await link.flush(_ANSWER_S) and not link.refused
+        return await _comes(link, reader, message)
+
+
+async def _comes(link: MqttLink, reader: LinkOptions, message: Publish) -> bool:
     seen = asyncio.Event()
 
     def look(messages: Sequence[Message]) -> None:
-        if any(message.payload == mark for message in messages):
+        if any(came.payload == message.payload for came in messages):
             seen.set()
 
-    async with _linked(_probe_options(options, subscriptions=((topic, 0),)), look):
-        nobody = msgspec.structs.replace(options, username=None, password=None, cert=None, key=None)
-        for publisher in (options, nobody):
-            try:
-                await _publish_all(publisher, [Publish(topic, mark, qos=1)])
-                await asyncio.wait_for(seen.wait(), _QUIET_S)
-            except (PenstockError, TimeoutError):
-                continue
-            return "open"
-    return "closed"
+    async with _linked(_probe_options(reader, subscriptions=((message.topic, 0),)), look):
+        link.publish(message)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(seen.wait(), _QUIET_S)
+    return seen.is_set()
 
 
 async def _forget(options: LinkOptions) -> None:
@@ -177,7 +210,7 @@ async def _collect(options: LinkOptions, n: int) -> int:
         more.set()
 
     link = MqttLink(options)
-    async with _running(link, options, take):
+    async with _running(link, take):
         while len(got) < n:
             more.clear()
             try:
@@ -206,7 +239,11 @@ def _ignore(messages: Sequence[Message]) -> None:
 @asynccontextmanager
 async def _linked(options: LinkOptions, on_messages: OnMessages) -> AsyncIterator[MqttLink]:
     link = MqttLink(options)
-    async with _running(link, options, on_messages):
+    async with _running(link, on_messages) as granted:
+        if granted.refused:
+            raise PenstockError(
+                f"the broker refused to subscribe {options.username!r} to {granted.refused[0]}"
+            )
         yield link
 
 
@@ -228,20 +265,15 @@ class _FirstAnswer:
 
 
 @asynccontextmanager
-async def _running(link: MqttLink, options: LinkOptions, on_messages: OnMessages) -> AsyncIterator[Granted]:
-    """Run a link that must come up and be granted what it subscribes to."""
+async def _running(link: MqttLink, on_messages: OnMessages) -> AsyncIterator[Granted]:
+    """Run a link that must come up."""
     first = _FirstAnswer()
     task = asyncio.create_task(link.run(on_messages, first), name="broker-check")
     try:
         await asyncio.wait((first.answer, task), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
-        granted = first.answer.result()
-        if granted.refused:
-            raise PenstockError(
-                f"the broker refused to subscribe {options.username!r} to {granted.refused[0]}"
-            )
-        yield granted
+        yield first.answer.result()
     finally:
         task.cancel()
         await asyncio.wait((task,))

@@ -100,13 +100,18 @@ async def _broker(config: Config, queue: int) -> tuple[list[str], list[str]]:
     url = config.mqtt.url
     plans = connections.plan(config, Address(url.host, url.port, ""), Publish("", b""))
     base = msgspec.structs.replace(plans[0].options, will=None, subscriptions=(), session_expiry_s=0)
-    granted = await ask(plans[0].options)
-    facts = [f"MQTT {'5' if granted.protocol == 5 else '3.1.1'} at {url}"]
-    named = warnings(granted, Needs(config.limits.max_frame_bytes, connections.SESSION_EXPIRY_S))
-    if await _foreign(config, base) == "open":
-        named.append("open: anybody may publish as any device; bind topics to users (deploy/mosquitto.acl)")
-    else:
-        facts.append("closed: a publish as a foreign device was refused")
+    granted = [await ask(plan.options) for plan in plans]
+    facts = [f"MQTT {'5' if granted[0].protocol == 5 else '3.1.1'} at {url}"]
+    most = config.limits.max_frame_bytes
+    told = (
+        warning
+        for plan, found in zip(plans, granted, strict=True)
+        for warning in warnings(found, Needs(most, plan.options.session_expiry_s))
+    )
+    named = list(dict.fromkeys(told))
+    fact, warning = await _foreign(config, base)
+    facts += fact
+    named += warning
     if queue:
         topic = device_topic(
             config.mqtt.root, config.site, f"probe-{secrets.token_hex(4)}", "queue", "result"
@@ -120,6 +125,33 @@ async def _broker(config: Config, queue: int) -> tuple[list[str], list[str]]:
     return facts, named
 
 
-async def _foreign(config: Config, base: LinkOptions) -> str:
-    topic = f"{config.mqtt.root}/v1/{config.site}/dev/probe-{secrets.token_hex(4)}/status"
-    return await probe_foreign_publish(base, topic)
+async def _foreign(config: Config, base: LinkOptions) -> tuple[list[str], list[str]]:
+    """Whether somebody else can publish as a device: facts and warnings."""
+    topics = foreign_topics(config)
+    found = await probe_foreign_publish(base, list(topics))
+    facts = [
+        f"not tried: {route.topic} names no device, so that a probe would be a frame"
+        for route in config.route
+        if route.topic not in topics.values()
+    ]
+    if not found:
+        return [*facts, "closed: a publish as a foreign device was refused"], []
+    where = ", ".join(topics[topic] for topic in found)
+    return facts, [
+        f"open: anybody may publish as any device to {where}; bind topics to users (deploy/mosquitto.acl)"
+    ]
+
+
+def foreign_topics(config: Config) -> dict[str, str]:
+    """A topic of a device that exists nowhere, for each topic that is a device's, and what that is called.
+
+    The device's name is none that a gateway accepts: one that is running counts the probe, and does nothing with it.
+    """
+    nobody = f"probe.{secrets.token_hex(4)}"
+    topics = {
+        "/".join(nobody if level in ("+", "#") else level for level in route.filter.levels): route.topic
+        for route in config.route
+        if route.filter.device >= 0
+    }
+    status = f"{config.mqtt.root}/v1/{config.site}/dev/{{device}}/status"
+    return topics | {status.format(device=nobody): status}

@@ -17,7 +17,7 @@ from penstock_gateway.broker_check import Needs, warnings
 from penstock_gateway.config import Config, Route
 from penstock_gateway.embedded import Address
 from penstock_gateway.logs import Log
-from penstock_gateway.mqtt import Granted, LinkOptions, Publish
+from penstock_gateway.mqtt import Granted, Link, LinkOptions, Publish
 from penstock_gateway.wire import LinkStatus
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
@@ -104,6 +104,13 @@ class Watch:
         """Whether the first attempt has come to something."""
         return self.connected or self.reason is not None
 
+    @property
+    def trouble(self) -> str | None:
+        """Why this connection does not bring or take what it is for; None where it does."""
+        if self.granted is not None and self.granted.refused:
+            return f"the broker refused to subscribe to {', '.join(self.granted.refused)}"
+        return None if self.connected else self.reason or "connecting"
+
     def up(self, granted: Granted) -> None:
         needs = msgspec.structs.replace(self.needs, session_expected=self.was_up)
         for warning in warnings(granted, needs):
@@ -117,14 +124,16 @@ class Watch:
             log.warning("disconnected", link=self.name, reason=reason)
         self._change(connected=False, reason=reason, granted=None)
 
-    def view(self, overruns: int) -> LinkStatus:
+    def view(self, link: Link) -> LinkStatus:
         return LinkStatus(
             name=self.name,
             connected=self.connected,
             since=self.since,
             protocol=self.granted.protocol if self.granted else None,
-            overruns=overruns,
-            reason=self.reason,
+            overruns=link.overruns,
+            refused=dict(link.refused),
+            dropped=link.dropped,
+            reason=self.trouble if self.heard else None,
         )
 
     def _change(self, *, connected: bool, reason: str | None, granted: Granted | None) -> None:

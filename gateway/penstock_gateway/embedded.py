@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import getpass
 import logging
 import os
 import shutil
@@ -34,7 +33,6 @@ _PROGRAM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"
 _MOSQUITTO = """\
 listener {port} {host}
 allow_anonymous true
-user {user}
 # As deploy/mosquitto.conf: the queue outlasts an outage of minutes, and the gateway itself refuses what is too large.
 max_queued_messages 500000
 max_queued_bytes 268435456
@@ -113,7 +111,10 @@ def _write_config(host: str, port: int, folder: Path) -> Path:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "mosquitto.conf"
-    config.write_text(_MOSQUITTO.format(host=host, port=port, folder=folder, user=getpass.getuser()))
+    text = _MOSQUITTO.format(host=host, port=port, folder=folder)
+    if not os.geteuid():  # it would give up root's rights, and with them the folder; nobody else's it changes
+        text += "user root\n"
+    config.write_text(text)
     return config
 
 

@@ -33,6 +33,7 @@ from penstock_gateway.metrics import Tally
 from penstock_gateway.mqtt import Link, LinkOptions, Publish
 from penstock_gateway.mqtt.link import MqttLink
 from penstock_gateway.receipts import Receipts
+from penstock_gateway.refusals import Refusals
 from penstock_gateway.results import Results
 from penstock_gateway.status import Parts, Views
 from penstock_gateway.streams import Streams
@@ -155,6 +156,7 @@ class Gateway:
         self._journal = journal
         self._books = Books(Ledger(), Counts())
         self._checkpointed: tuple[int, ...] = ()
+        self._told = b""
         runs = list(dict.fromkeys(models.values()))
         tally = Tally()
         self._links = self._connect(config, broker, make_link)
@@ -179,7 +181,10 @@ class Gateway:
             first_id=journal.opened.first_row,
         )
         links = {name: (watch, link) for name, (_, watch, link) in self._links.items()}
-        self._views = Views(Parts(self._books.ledger, self._lanes, runs, links, journal, self._health, tally))
+        self._refusals = Refusals({name: link for name, (_, link) in links.items()}, self.publish_status)
+        self._views = Views(
+            Parts(self._books.ledger, self._lanes, runs, links, journal, self._health, self._refusals, tally)
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then leave in order."""
@@ -192,6 +197,7 @@ class Gateway:
                 for name, work in (
                     ("receipts", self._receipts.run()),
                     ("health", self._health.run()),
+                    ("refusals", self._refusals.run()),
                     ("stats", self._every(STATS_S, self._publish_stats)),
                     ("checkpoint", self._every(CHECKPOINT_S, self._checkpoint)),
                 )
@@ -210,9 +216,12 @@ class Gateway:
             log.error("journal not closed in time", seconds=FLUSH_S)
 
     def publish_status(self) -> None:
-        """Tell the retained status topic what the state is now; nothing until every link has answered or failed."""
-        if self._views.stopping or all(watch.heard for _, watch, _ in self._links.values()):
-            self._publish("status", encode_status(self._views.gateway_status()), qos=1, retain=True)
+        """Tell the retained status topic when the state is a new one; nothing until every link has answered or failed."""
+        if not self._views.stopping and not all(watch.heard for _, watch, _ in self._links.values()):
+            return
+        status = encode_status(self._views.gateway_status())
+        if status != self._told and self._publish("status", status, qos=1, retain=True):
+            self._told = status
 
     async def _leave(self, links: dict[str, asyncio.Task[None]], dispatcher: asyncio.Task[None]) -> None:
         """Stop accepting, drain with a deadline, publish."""
@@ -295,10 +304,12 @@ class Gateway:
     def _publish_stats(self) -> None:
         self._publish("stats", encode_stats(self._views.stats()), qos=0)
 
-    def _publish(self, kind: str, payload: bytes, qos: int, retain: bool = False) -> None:
+    def _publish(self, kind: str, payload: bytes, qos: int, retain: bool = False) -> bool:
         control = self._links["control"][2]
-        if not control.publish(Publish(self._topic(kind), payload, qos=qos, retain=retain)):
+        taken = control.publish(Publish(self._topic(kind), payload, qos=qos, retain=retain))
+        if not taken:
             log.warning("outbox full", link="control", message=kind)
+        return taken
 
     def _topic(self, kind: str) -> str:
         return gateway_topic(self._config.mqtt.root, self._config.site, self._config.gateway, kind)

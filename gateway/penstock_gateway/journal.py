@@ -247,9 +247,12 @@ class Journal:
         self._loop.call_soon(self._turn_ends)
 
     def _turn_ends(self) -> None:
-        """Close the batch where it is large enough, where only fates can help, or where the writer is free."""
+        """Close the batch where it is large enough, where only fates can help, or where the writer is free.
+
+        While the disk is full all else waits in one batch, where a checkpoint replaces the one before.
+        """
         self._scheduled = False
-        if self.stuck or self._batch.nbytes >= self.space.commit:
+        if (self.stuck and self._batch.settled) or self._batch.nbytes >= self.space.commit:
             self._cut()
         elif not self._flying:
             self._cut_in_time()

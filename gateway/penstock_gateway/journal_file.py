@@ -223,7 +223,8 @@ class JournalFile:
             self._digest_next += len(work.digests)
             self._measure()
             if self.usage.log > self.space.log:  # one turn of the loop brought more than a commit's worth
-                self.checkpoint("TRUNCATE")
+                with contextlib.suppress(DiskFull):  # the commit stands: it must not be tried again
+                    self.checkpoint("TRUNCATE")
                 self._measure()
             return self.usage
 

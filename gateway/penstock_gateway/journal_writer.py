@@ -6,6 +6,7 @@ back-off. Then nothing new is written, but fates still are: they free rows, and 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -131,7 +132,10 @@ class Writer:
         """Wait for room, and make some."""
         released = self._file.release_ballast()
         if released:
-            self._file.checkpoint()
+            with contextlib.suppress(
+                DiskFull
+            ):  # somebody was quicker to take the room: wait like any other time
+                self._file.checkpoint()
         if not self._stuck:
             self._stuck = True
             self._post(self._tell.stuck, reason)

@@ -15,6 +15,7 @@ from penstock_gateway.journal import Journal
 from penstock_gateway.ledger import Counts, Ledger
 from penstock_gateway.metrics import Gauge, Metrics, Tally
 from penstock_gateway.mqtt import Link
+from penstock_gateway.refusals import Refusals
 from penstock_gateway.starts import StartRecord
 from penstock_gateway.wire import (
     MAX_STATS_STREAMS,
@@ -25,6 +26,7 @@ from penstock_gateway.wire import (
     StartView,
     Stats,
     StatusPage,
+    bounded,
 )
 
 
@@ -37,6 +39,7 @@ class Parts(msgspec.Struct, frozen=True):
     links: Mapping[str, tuple[Watch, Link]]
     journal: Journal
     health: Health
+    refusals: Refusals
     tally: Tally
 
 
@@ -48,7 +51,7 @@ class Views:
         self._began = time.monotonic()
         self._since = time.time_ns() // 1_000_000
         self._state = ""
-        self._sent: dict[str, int] = {}
+        self._told: dict[str, int] = {}
         self._metrics = Metrics(parts.tally, parts.ledger.total, self._gauges())
         self.stopping = False
 
@@ -61,16 +64,15 @@ class Views:
 
     def ready(self) -> list[str]:
         """As `reasons`; the models are loaded before anything is subscribed."""
-        down = [f"link {name}: {w.reason or 'connecting'}" for name, w in self._watches() if not w.connected]
-        return [*down, *(["stopping"] if self.stopping else [])]
+        return [*self._troubles(), *(["stopping"] if self.stopping else [])]
 
     def reasons(self) -> list[str]:
         """Why the gateway is degraded; empty when it is not."""
         journal = self._parts.journal
-        found = [f"link {name}: {w.reason or 'connecting'}" for name, w in self._watches() if not w.connected]
+        found = self._troubles()
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
-        return found + self._parts.health.degraded
+        return found + self._parts.refusals.degraded + self._parts.health.degraded
 
     def metrics(self) -> bytes:
         return self._metrics.page()
@@ -84,16 +86,16 @@ class Views:
         return GatewayStatus(state=state, reasons=reasons, start=self.start, since=self._since)
 
     def stats(self) -> Stats:
-        """The totals, and the streams that changed most since the last time."""
-        changes = {}
-        for key, counts in self._parts.ledger.streams.items():
-            change = counts.received + counts.settled - self._sent.get(key, 0)
-            if change:
-                changes[key] = change
-                self._sent[key] = counts.received + counts.settled
-        most = sorted(changes, key=lambda key: changes[key], reverse=True)[:MAX_STATS_STREAMS]
-        streams = {key: LedgerView.of(self._parts.ledger.streams[key]) for key in most}
-        return Stats(start=self.start, uptime_s=self._uptime(), ledger=self.ledger(), streams=streams)
+        """The totals, and the streams that changed most since they were last told."""
+        ledger, told = self._parts.ledger.streams, self._told
+        changes = {key: _progress(counts) - told.get(key, 0) for key, counts in ledger.items()}
+        most = sorted((key for key, n in changes.items() if n), key=lambda key: changes[key], reverse=True)
+        streams = {key: LedgerView.of(ledger[key]) for key in most[:MAX_STATS_STREAMS]}
+        stats = bounded(
+            Stats(start=self.start, uptime_s=self._uptime(), ledger=self.ledger(), streams=streams)
+        )
+        told.update((key, _progress(ledger[key])) for key in stats.streams)
+        return stats
 
     def ledger(self) -> LedgerView:
         return LedgerView.of(self._parts.ledger.total())
@@ -114,11 +116,14 @@ class Views:
             streams={key: LedgerView.of(counts) for key, counts in streams.items()},
             models=tuple(_model_view(model) for model in parts.models),
             routes=tuple(_route_view(lane) for lane in parts.lanes),
-            links=tuple(watch.view(link.overruns) for watch, link in parts.links.values()),
+            links=tuple(watch.view(link) for watch, link in parts.links.values()),
         )
 
     def _uptime(self) -> float:
         return round(time.monotonic() - self._began, 3)
+
+    def _troubles(self) -> list[str]:
+        return [f"link {name}: {watch.trouble}" for name, watch in self._watches() if watch.trouble]
 
     def _watches(self) -> Iterator[tuple[str, Watch]]:
         return ((name, watch) for name, (watch, _) in self._parts.links.items())
@@ -136,6 +141,12 @@ class Views:
             Gauge("penstock_link_overruns", "Messages beyond our Receive Maximum.", ("link",), lambda: [
                 ((name,), link.overruns) for name, (_, link) in parts.links.items()
             ]),
+            Gauge("penstock_link_refused", "Messages that the broker did not take.", ("link", "reason"), lambda: [
+                ((name, reason), n) for name, (_, link) in parts.links.items() for reason, n in link.refused.items()
+            ]),
+            Gauge("penstock_link_dropped", "QoS 0 messages that had no connection.", ("link",), lambda: [
+                ((name,), link.dropped) for name, (_, link) in parts.links.items()
+            ]),
             Gauge("penstock_route_frames", "Frames that a route holds.", ("route",), lambda: [
                 ((str(lane.route.index),), lane.frames) for lane in parts.lanes
             ]),
@@ -148,6 +159,10 @@ class Views:
             one("penstock_streams", "Known streams.", lambda: len(parts.ledger.streams)),
             one("penstock_journal_bytes", "Bytes of the journal in use.", lambda: parts.journal.bytes_used),
         ]  # fmt: skip
+
+
+def _progress(counts: Counts) -> int:
+    return counts.received + counts.settled
 
 
 def start_view(record: StartRecord) -> StartView:

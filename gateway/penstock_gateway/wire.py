@@ -201,13 +201,19 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
 
 
 class LinkStatus(Struct, frozen=True, kw_only=True):
-    """A connection to the broker; `protocol` is 4 (3.1.1) or 5, null while it is down."""
+    """A connection to the broker; `protocol` is 4 (3.1.1) or 5, null while it is down.
+
+    `reason` says why it is down, or what the broker did not subscribe it to. `refused` counts, by reason code, messages
+    that the broker did not take, `dropped` those that went with a connection or had none.
+    """
 
     name: str
     connected: bool
     since: Milliseconds
     protocol: int | None = None
     overruns: int = 0
+    refused: dict[str, int] = {}
+    dropped: int = 0
     reason: str | None = None
 
 
@@ -243,14 +249,20 @@ def encode_status(status: GatewayStatus | StatusPage) -> bytes:
 
 
 def encode_stats(stats: Stats) -> bytes:
-    """Encode within the bounds of contracts 1: the streams that changed least are left out until it fits."""
+    """Encode within the bounds of contracts 1, as `bounded` does."""
+    return _encode(bounded(stats))
+
+
+def bounded(stats: Stats) -> Stats:
+    """Bring stats within the bounds of contracts 1: the streams that changed least are left out until they fit."""
     streams = list(stats.streams.items())
     keep = min(len(streams), MAX_STATS_STREAMS)
     while True:
-        payload = _encode(msgspec.structs.replace(stats, streams=dict(streams[:keep])))
-        if len(payload) <= MAX_STATS_BYTES or keep == 0:
-            return payload
-        keep = keep * MAX_STATS_BYTES // (len(payload) + MAX_STATS_BYTES // 50)
+        fewer = msgspec.structs.replace(stats, streams=dict(streams[:keep]))
+        size = len(_encode(fewer))
+        if size <= MAX_STATS_BYTES or keep == 0:
+            return fewer
+        keep = keep * MAX_STATS_BYTES // (size + MAX_STATS_BYTES // 50)
 
 
 def decode_result(payload: bytes) -> Result:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,7 +41,9 @@ class FakeLink:
 
     def __init__(self, options: LinkOptions) -> None:
         self.options = options
-        self.overruns = 0
+        self.overruns = self.dropped = 0
+        self.refused: Counter[str] = Counter()
+        self.refused_topic = ""
         self.room = 10_000
         self.outbox: deque[tuple[Publish, OnAcked | None]] = deque()
         self.taken: list[Publish] = []

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from penstock_gateway.check import foreign_topics
 from penstock_gateway.cli import app
+from penstock_gateway.mqtt import Message
 from penstock_models.errors import UsageError
 from tests.conftest import ROOT
+from tests.fakes.gateway_core import core, route
 
 DEMO = ROOT / "models" / "penstock_models" / "demo"
 CONFIG = """\
@@ -88,6 +91,25 @@ def test_the_embedded_broker_is_not_asked(config: Path) -> None:
 def test_a_broker_that_is_not_there_is_a_problem(tmp_path: Path, config: Path) -> None:
     code, text = check(write(tmp_path, url="mqtt://127.0.0.1:1"), "--broker")
     assert code == 1 and "problem: broker: no connection to 127.0.0.1:1" in text
+
+
+async def test_a_running_gateway_counts_a_foreign_probe_and_makes_no_stream_of_it(tmp_path: Path) -> None:
+    routes = (
+        route(),
+        route("latest", "cams/{device}/+/{stream}/#"),
+        route("latest", "cams/door", device="door"),
+    )
+    async with core(tmp_path, *routes) as gw:
+        topics = foreign_topics(gw.gateway._config)
+        assert list(topics.values()) == [
+            "penstock/v1/home/dev/{device}/{stream}/data",
+            "cams/{device}/+/{stream}/#",
+            "penstock/v1/home/dev/{device}/status",
+        ]
+        gw.frames.bring([Message(topic, b"mark", qos=1, ack=1) for topic in topics])
+        assert gw.ledger.fates == {("rejected", "topic"): 2}
+        page = gw.gateway._views.status(None)
+        assert page is not None and page.streams == {} and not gw.results.outbox
 
 
 def test_a_bare_model_folder_is_opened_as_a_gateway_opens_it(tmp_path: Path, config: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from penstock_gateway.broker_check import Needs
 from penstock_gateway.connections import SESSION_EXPIRY_S, Watch, every_name, plan
 from penstock_gateway.embedded import Address
-from penstock_gateway.mqtt import Publish
-from tests.fakes.gateway_core import GRANTED, configure, route
+from penstock_gateway.mqtt import LinkOptions, Publish
+from tests.fakes.gateway_core import GRANTED, FakeLink, configure, route
 
 BROKER = Address("127.0.0.1", 1883, "")
 WILL = Publish("will", b"")
@@ -48,13 +49,17 @@ def test_a_watch_knows_since_when_and_why() -> None:
     changes: list[bool] = []
     watch = Watch("control", Needs(0), lambda: changes.append(watch.connected))
     assert not watch.heard
+    link = FakeLink(LinkOptions("127.0.0.1", 1883, "c"))
     watch.down("refused")
-    assert watch.heard and watch.view(0).reason == "refused"
+    assert watch.heard and watch.view(link).reason == "refused"
     watch.up(GRANTED)
-    assert watch.heard and watch.view(3).protocol == 5 and watch.view(3).overruns == 3
+    link.overruns, link.dropped, link.refused = 3, 4, Counter({"0x87": 5})
+    view = watch.view(link)
+    assert watch.heard and (view.protocol, view.reason) == (5, None)
+    assert (view.overruns, view.dropped, view.refused) == (3, 4, {"0x87": 5})
     watch.since = 0
     watch.up(GRANTED)
     assert watch.since == 0
     watch.down("lost")
-    assert watch.since > 0 and watch.view(0).protocol is None
+    assert watch.since > 0 and watch.view(link).protocol is None
     assert changes == [False, True, True, False]

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from penstock_gateway.identity import Progress, StreamIdentity
 from penstock_gateway.journal import Entry, Journal
 from penstock_gateway.journal_file import JournalFile, Opened, Transaction
+from penstock_gateway.journal_space import Usage
+from penstock_gateway.journal_sqlite import DiskFull
 from penstock_gateway.ledger import DUPLICATE, OK, Counts, Fate
 from penstock_gateway.mqtt import Message
 from penstock_gateway.starts import Totals
@@ -324,6 +326,78 @@ async def test_a_turn_that_outgrows_the_log_leaves_no_larger_files(tmp_path: Pat
         sizes = {found.name: found.stat().st_size for found in listed(tmp_path)}
         assert sizes["journal.db-wal"] <= opened.space.log
         assert sum(sizes.values()) <= 8 * MB
+
+
+class FullDisk:
+    """A disk without room while `full`: rows are not taken, and the log cannot be moved. `applied` is what was."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        self.log_full = False
+        self.applied: list[Transaction] = []
+        apply, checkpoint = JournalFile.apply, JournalFile.checkpoint
+
+        def apply_if_room(file: JournalFile, work: Transaction, now_ms: int) -> Usage:
+            if self.full:
+                raise DiskFull("no room for a row")
+            self.applied.append(work)
+            return apply(file, work, now_ms)
+
+        def checkpoint_if_room(file: JournalFile, *mode: Any) -> None:
+            if self.full or self.log_full:
+                raise DiskFull("no room for the log")
+            checkpoint(file, *mode)
+
+        patch.setattr(JournalFile, "apply", apply_if_room)
+        patch.setattr(JournalFile, "checkpoint", checkpoint_if_room)
+
+
+async def test_a_log_that_cannot_be_moved_on_a_full_disk_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    async with journal(tmp_path / "journal.db") as (opened, owner):
+        disk.full = True
+        opened.append(entry(opened.opened.first_row), "a")
+        await owner.until(lambda: bool(owner.said))
+        assert owner.said == ["stuck: no room for a row"]
+        assert not (tmp_path / "journal.db.ballast").exists()
+        disk.full = False
+        await owner.until(lambda: "unstuck" in owner.said)
+        assert owner.durable == ["a"] and opened.broken is None
+
+
+async def test_a_commit_whose_log_cannot_be_cut_is_not_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    async with journal(tmp_path / "journal.db", 16 * MB, max_entry=100_000) as (opened, owner):
+        disk.log_full = True
+        for n in range(100):
+            opened.append(entry(opened.opened.first_row + n, bytes(90_000)), n)
+        await owner.until(lambda: len(owner.durable) == 100 or opened.broken is not None)
+        assert (opened.broken, owner.said) == (None, [])
+        assert sum(len(work.entries) for work in disk.applied) == 100
+        disk.log_full = False
+
+
+async def test_while_the_disk_is_full_only_the_newest_totals_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    counts = Counts()
+    async with journal(tmp_path / "journal.db") as (opened, owner):
+        disk.full = True
+        opened.checkpoint(counts)
+        await owner.until(lambda: opened.stuck)
+        for n in range(500):
+            counts.received = n + 1
+            opened.checkpoint(counts)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        disk.full = False
+        await owner.until(lambda: len(owner.commits) == 2)
+        assert [w.totals.received for w in disk.applied if w.totals is not None] == [0, 500]
 
 
 async def test_many_fates_at_once_are_written_in_pieces_that_the_log_holds(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The outbox: bounds, the QoS 1 window, and what a reconnect sends again. Read back with the decoder."""
 
+from functools import partial
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -134,7 +136,7 @@ def test_a_refusing_puback_is_counted_by_its_reason() -> None:
     outbox.acked(first.ack, 0x97)
     outbox.acked(second.ack, 0x10)  # no subscriber: taken all the same
     outbox.acked(4711, 0x97)  # nobody waits for it
-    assert (outbox.refused, len(outbox)) == ({"0x97": 1}, 0)
+    assert (outbox.refused, outbox.refused_topic, len(outbox)) == ({"0x97": 1}, "t", 0)
 
 
 def test_a_modest_broker_gets_a_lower_qos_and_no_retain() -> None:
@@ -142,7 +144,7 @@ def test_a_modest_broker_gets_a_lower_qos_and_no_retain() -> None:
     outbox.opened(Limits(protocol=5, window=1, maximum_qos=0, retain=False), False)
     done: list[int] = []
     for i in range(3):
-        outbox.put(Publish("t", str(i).encode(), 1, True), lambda i=i: done.append(i))  # type: ignore[misc]
+        outbox.put(Publish(f"t{i}", str(i).encode(), 1, True), partial(done.append, i))
     assert [(m.qos, m.retain, m.dup) for m in Reader(outbox).all()] == [(0, False, False)] * 3
     for on_acked in outbox.take_done():
         on_acked()
@@ -164,8 +166,92 @@ def test_packet_ids_go_round_and_skip_those_in_use() -> None:
     assert (held, min(seen), max(seen)) == (1, 2, LAST_PACKET_ID)
 
 
+class TestRetained:
+    """Of one topic the broker keeps the last message, so of those that wait only the last is sent."""
+
+    def put(self, outbox: Outbox, *payloads: bytes, topic: str = "status", qos: int = 1) -> None:
+        for payload in payloads:
+            assert outbox.put(Publish(topic, payload, qos, True), partial(self.done.append, payload))
+
+    def settle(self, outbox: Outbox) -> list[bytes]:
+        for on_acked in outbox.take_done():
+            on_acked()
+        return self.done
+
+    def setup_method(self) -> None:
+        self.done: list[bytes] = []
+
+    def test_an_outage_of_hours_leaves_the_last_status_and_the_last_receipts(self) -> None:
+        outbox = Outbox(10, 2000)
+        for i in range(10_000):
+            self.put(outbox, b"%d" % i)
+            self.put(outbox, b"%d" % i, topic=f"receipt/{i % 3}")
+        assert len(outbox) == 4
+        assert len(self.settle(outbox)) == 20_000 - 4
+        outbox.opened(WIDE, False)
+        sent = Reader(outbox).all()
+        assert [(m.topic, m.payload) for m in sent] == [
+            ("status", b"9999"), ("receipt/0", b"9999"), ("receipt/1", b"9997"), ("receipt/2", b"9998"),
+        ]  # fmt: skip
+        for message in sent:
+            outbox.acked(message.ack, 0)
+        assert (len(outbox), len(self.settle(outbox))) == (0, 20_000)
+        assert outbox.put(Publish("t", bytes(1900), 1), None), "the bytes are free again"
+
+    def test_the_newest_gets_in_where_nothing_else_does(self) -> None:
+        outbox = Outbox(2, 1 << 20)
+        self.put(outbox, b"old")
+        filled(outbox, 1)
+        assert not outbox.put(Publish("t", b"", 1), None)
+        self.put(outbox, b"new")
+        assert (len(outbox), self.settle(outbox)) == (2, [b"old"])
+
+    def test_one_that_does_not_fit_in_bytes_leaves_the_old_one(self) -> None:
+        outbox = Outbox(10, 1000)
+        self.put(outbox, b"old")
+        assert not outbox.put(Publish("status", bytes(2000), 1, True), None)
+        outbox.opened(WIDE, False)
+        assert [m.payload for m in Reader(outbox).all()] == [b"old"] and self.settle(outbox) == []
+
+    def test_what_was_sent_is_not_replaced(self) -> None:
+        outbox = Outbox(10, 1 << 20)
+        outbox.opened(WIDE, False)
+        reader = Reader(outbox)
+        self.put(outbox, b"sent")
+        (sent,) = reader.all()
+        outbox.closed()
+        self.put(outbox, b"waits", b"newer")
+        outbox.opened(WIDE, True)
+        again = reader.all()
+        assert [(m.payload, m.dup) for m in again] == [(b"sent", True), (b"newer", False)]
+        assert sent.ack == again[0].ack and self.settle(outbox) == [b"waits"]
+
+    def test_nothing_overtakes_a_message_of_its_topic(self) -> None:
+        outbox = Outbox(10, 1 << 20)
+        self.put(outbox, b"first")
+        assert outbox.put(Publish("status", b"not retained", 1), None)
+        self.put(outbox, b"last")
+        outbox.opened(WIDE, False)
+        assert [m.payload for m in Reader(outbox).all()] == [b"first", b"not retained", b"last"]
+
+    def test_one_that_went_with_the_connection_is_not_replaced(self) -> None:
+        outbox = Outbox(10, 1 << 20)
+        outbox.opened(Limits(protocol=5, window=1), False)
+        filled(outbox, 1, 1)
+        outbox.take()
+        self.put(outbox, b"lost", qos=0)
+        outbox.closed()
+        assert (outbox.dropped, self.settle(outbox)) == (1, [b"lost"])
+        outbox.opened(WIDE, False)
+        self.put(outbox, b"new", qos=0)
+        assert Reader(outbox).all()[-1].payload == b"new" and self.settle(outbox) == [b"lost", b"new"]
+
+
 class Life(RuleBasedStateMachine):
-    """Any history of puts, PUBACKs and reconnects: QoS 1 arrives at least once, is done exactly once, in order."""
+    """Any history of puts, PUBACKs and reconnects: QoS 1 arrives at least once, is done exactly once, in order.
+
+    Of retained ones the last arrives, and every one is done exactly once, in order of its topic.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,13 +265,24 @@ class Life(RuleBasedStateMachine):
         self.done: list[int] = []
         self.unacked: dict[int, int] = {}
         self.delivered: set[int] = set()
+        self.heard: dict[str, int] = {}
+        self.wanted: dict[str, int] = {}
 
     @rule(qos=st.sampled_from((0, 1)))
     def put(self, qos: int) -> None:
+        self.offer(Publish("t", str(self.next).encode(), qos))
+
+    @rule(topic=st.sampled_from(("r", "s", "t")))
+    def put_retained(self, topic: str) -> None:
+        self.offer(Publish(topic, str(self.next).encode(), 1, True))
+
+    def offer(self, message: Publish) -> None:
         number = self.next
-        if self.outbox.put(Publish("t", str(number).encode(), qos), lambda: self.done.append(number)):
+        if self.outbox.put(message, lambda: self.done.append(number)):
             self.taken.add(number)
             self.next += 1
+            if message.qos:
+                self.wanted[message.topic] = number
         else:
             assert len(self.outbox) == 30
 
@@ -205,11 +302,12 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule()
     def send(self) -> None:
-        last = -1
+        last: dict[str, int] = {}
         for message in self.reader.all():
             number = int(message.payload)
-            assert number > last
-            last = number
+            assert number > last.get(message.topic, -1)
+            last[message.topic] = number
+            self.heard[message.topic] = max(number, self.heard.get(message.topic, -1))
             if message.qos:
                 assert message.ack not in self.unacked
                 self.unacked[message.ack] = number
@@ -242,6 +340,7 @@ class Life(RuleBasedStateMachine):
             self.the_count_is_what_is_not_done()
         self.the_count_is_what_is_not_done()
         assert set(self.done) == self.taken
+        assert all(self.heard[topic] >= number for topic, number in self.wanted.items())
 
 
 TestLife = Life.TestCase

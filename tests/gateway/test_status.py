@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from penstock_gateway import gateway
 from penstock_gateway.connections import every_name
-from penstock_gateway.wire import MAX_STATS_STREAMS
+from penstock_gateway.ledger import FATES
+from penstock_gateway.wire import MAX_STATS_BYTES, MAX_STATS_STREAMS
 from tests.conftest import ROOT
-from tests.fakes.gateway_core import GRANTED, core, route
+from tests.fakes.gateway_core import GRANTED, core, route, until
 
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
 
@@ -31,6 +35,39 @@ async def test_a_link_that_fails_at_start_makes_the_first_status_degraded(tmp_pa
         gw.results.state.down("refused")
         (status,) = gw.statuses()
         assert (status["state"], status["reasons"]) == ("degraded", ["link results: refused"])
+
+
+async def test_a_status_is_published_when_it_changes_and_tried_again_where_it_did_not_fit(
+    tmp_path: Path,
+) -> None:
+    async with core(tmp_path, route()) as gw:
+        assert gw.results.state is not None
+        before = len(gw.statuses())
+        for _ in range(100):
+            gw.results.state.down("refused")
+        assert [s["reasons"] for s in gw.statuses()[before:]] == [["link results: refused"]]
+        gw.control.room = 0
+        gw.results.state.down("lost")
+        gw.control.room = 10_000
+        gw.results.state.down("lost")
+        assert [s["reasons"] for s in gw.statuses()[before + 1 :]] == [["link results: lost"]]
+
+
+async def test_a_refused_subscription_is_not_ready_and_degraded_until_it_is_granted(tmp_path: Path) -> None:
+    async with core(tmp_path, route("latest", CAM), mute=["latest"]) as gw:
+        link = gw.links["latest"].state
+        assert link is not None
+        link.up(msgspec.structs.replace(GRANTED, refused=("cams/#", "doors/#")))
+        said = "link latest: the broker refused to subscribe to cams/#, doors/#"
+        assert gw.gateway._views.ready() == [said]
+        assert [(s["state"], s["reasons"]) for s in gw.statuses()] == [("degraded", [said])]
+        page = gw.gateway._views.status(None)
+        assert page is not None and page.links[-1].connected
+        assert f"link latest: {page.links[-1].reason}" == said
+        link.down("lost")
+        link.up(GRANTED)
+        assert gw.gateway._views.ready() == []
+        assert gw.statuses()[-1]["state"] == "online"
 
 
 async def test_what_makes_a_gateway_degraded_and_online_again(tmp_path: Path) -> None:
@@ -65,15 +102,56 @@ async def test_the_page_shows_streams_models_routes_and_links(tmp_path: Path) ->
         assert gw.gateway._views.status("no/such") is None
 
 
-async def test_stats_bring_the_streams_that_changed_most(tmp_path: Path) -> None:
+async def test_stats_bring_the_streams_that_changed_most_and_the_others_later(tmp_path: Path) -> None:
     async with core(tmp_path, route()) as gw:
         for n in range(MAX_STATS_STREAMS + 5):
             gw.bring(f"d{n}/vib")
         gw.bring("d7/vib")
-        stats = gw.gateway._views.stats()
-        assert len(stats.streams) == MAX_STATS_STREAMS and next(iter(stats.streams)) == "d7/vib"
+        first = gw.gateway._views.stats()
+        assert len(first.streams) == MAX_STATS_STREAMS and next(iter(first.streams)) == "d7/vib"
         gw.bring("d3/vib")
-        assert list(gw.gateway._views.stats().streams) == ["d3/vib"]
+        second = gw.gateway._views.stats()
+        assert set(second.streams) - {"d3/vib"} == set(gw.gateway._views._parts.ledger.streams) - set(
+            first.streams
+        )
+        assert list(gw.gateway._views.stats().streams) == []
+
+
+async def test_stats_that_are_cut_to_their_size_bring_the_rest_later(tmp_path: Path) -> None:
+    names = [f"{n:064d}/{n:064d}" for n in range(MAX_STATS_STREAMS)]
+    async with core(tmp_path, route()) as gw:
+        for name in names:
+            gw.bring(name)
+            gw.counts(name).fates = dict.fromkeys(FATES, 10**9)
+        told = list(gw.gateway._views.stats().streams)
+        assert 0 < len(told) < MAX_STATS_STREAMS
+        while more := gw.gateway._views.stats().streams:
+            told += more
+        assert told == names
+        for name in names:
+            gw.counts(name).fates = dict.fromkeys(FATES, 0)
+
+
+async def test_stats_come_every_period_within_their_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "STATS_S", 0.02)
+    topic = "penstock/v1/home/gw/gw1/stats"
+    async with core(tmp_path, route()) as gw:
+        for n in range(MAX_STATS_STREAMS + 20):
+            gw.bring(f"d{n}/vib")
+        before = len(gw.control.sent(topic))
+        await until(lambda: len(gw.control.sent(topic)) >= before + 2)
+        gw.bring("d5/vib")
+        await until(lambda: gw.control.sent(topic)[-1]["ledger"]["received"] == MAX_STATS_STREAMS + 21)
+        told = [stats["streams"] for stats in gw.control.sent(topic)[before:]]
+        assert [len(streams) for streams in told[:2]] == [MAX_STATS_STREAMS, 20]
+        assert all(
+            len(message.payload) <= MAX_STATS_BYTES
+            for message, _ in gw.control.outbox
+            if message.topic == topic
+        )
+        assert told[-1]["d5/vib"]["received"] == 2 and len(told[-1]) == 1
 
 
 async def test_the_scrape_page_parses_adds_up_and_is_described(tmp_path: Path) -> None:

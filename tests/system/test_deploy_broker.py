@@ -18,6 +18,7 @@ from paho.mqtt.properties import Properties
 
 from tests.conftest import ROOT
 from tests.fakes.broker import Broker, mosquitto
+from tests.fakes.gateway import gateway
 
 pytestmark = pytest.mark.system
 
@@ -78,9 +79,12 @@ class Client:
         self.mqtt.subscribe(topic, 1)
         assert done.wait(10)
 
-    def publish(self, topic: str, payload: bytes = b"x") -> int:
-        """Publish at QoS 1, and return the reason code of the PUBACK."""
-        mid = self.mqtt.publish(topic, payload, qos=1).mid
+    def publish(self, topic: str, payload: bytes = b"x", *, reply: str = "") -> int:
+        """Publish at QoS 1, with a Response Topic where given, and return the reason code of the PUBACK."""
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if reply:
+            properties.ResponseTopic = reply
+        mid = self.mqtt.publish(topic, payload, qos=1, properties=properties).mid
         self.wait(lambda: mid in self._reasons)
         return self._reasons[mid]
 
@@ -97,6 +101,8 @@ class Client:
         """Disconnect, and end the thread."""
         self.mqtt.disconnect()
         self.mqtt.loop_stop()
+        # The circle through these would leave its sockets to the garbage collector, which warns of them.
+        self.mqtt.on_connect = self.mqtt.on_message = self.mqtt.on_publish = None
 
     def _note(self, connected: int | None = None, topic: str = "", mid: int = 0, reason: int = 0) -> None:
         with self._news:
@@ -140,6 +146,7 @@ ALLOWED = {
         "dev/yard/cam/event",
         "dev/yard/cam/receipt",
         "dev/yard/cam/snapshot",
+        "reply/yard/1",
         "gw/gw1/status",
         "gw/gw1/stats",
         "gw/gw1/model/person/reported",
@@ -153,6 +160,7 @@ REFUSED = [
     ("yard", "dev/door/status"),
     ("door", "dev/door/cam/result"),
     ("door", "dev/door/cam/receipt"),
+    ("door", "reply/yard/1"),
     ("door", "gw/gw1/status"),
     ("door", "gw/gw1/offload/set"),
     ("door", "gw/gw1/model/person/desired"),
@@ -163,9 +171,9 @@ REFUSED = [
 ]
 SEEN = {
     "door": set[str](),
-    "yard": {"dev/yard/cam/result", "dev/yard/cam/event", "dev/yard/cam/receipt", "dev/yard/cam/snapshot"},
-    "gateway": {*ALLOWED["door"], ALLOWED["gateway"][0], *ALLOWED["gateway"][4:], *ALLOWED["operator"]},
-    "operator": {"dev/door/status", *ALLOWED["gateway"], *ALLOWED["operator"]},
+    "yard": set(ALLOWED["gateway"][:5]),
+    "gateway": {*ALLOWED["door"], ALLOWED["gateway"][0], *ALLOWED["gateway"][5:], *ALLOWED["operator"]},
+    "operator": {"dev/door/status", *ALLOWED["gateway"], *ALLOWED["operator"]} - {"reply/yard/1"},
 }
 
 
@@ -254,16 +262,46 @@ def certificates(folder: Path) -> None:
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed)
 
 
-def test_the_gateways_own_check_finds_the_broker_good(tmp_path: Path, port: int) -> None:
-    """`gateway check` may do all that it tries, finds device topics closed, and the queue large."""
-    bundles = tmp_path / "bundles"
-    bundles.symlink_to(ROOT / "models" / "penstock_models" / "demo")
-    password = tmp_path / "mqtt.password"
+def test_a_device_gets_its_replies_and_nobody_elses(
+    tmp_path: Path, port: int, join: Callable[..., Client]
+) -> None:
+    """The shipped gateway on the shipped broker: what a Response Topic needs is there on both sides."""
+    write_config(tmp_path)
+    text = (tmp_path / "gateway.toml").read_text()
+    for shipped_value, ours in (
+        ("mqtt://127.0.0.1:1883", f"mqtt://127.0.0.1:{port}"),
+        ("/var/lib/penstock", "state"),
+    ):
+        assert shipped_value in text
+        text = text.replace(shipped_value, ours)
+    door, yard = join("door"), join("yard")
+    for device in (door, yard):
+        device.subscribe(f"{HOME}/reply/#")
+    with gateway(text, tmp_path) as process:
+        process.wait_ready()
+        for device, reply in ((door, "door/1"), (yard, "yard/1"), (door, "door/2")):
+            frame = f"{DEV}/{reply.partition('/')[0]}/cam/frame"
+            assert device.publish(frame, reply=f"{HOME}/reply/{reply}") == 0
+            device.wait(partial(device.topics.__contains__, f"{HOME}/reply/{reply}"))
+        assert door.topics == [f"{HOME}/reply/door/1", f"{HOME}/reply/door/2"]
+        assert yard.topics == [f"{HOME}/reply/yard/1"]
+        assert process.status()["state"] == "online"
+
+
+def write_config(folder: Path) -> Path:
+    """Write the shipped gateway.toml, its password beside it, for a model that is there."""
+    (folder / "bundles").symlink_to(ROOT / "models" / "penstock_models" / "demo")
+    password = folder / "mqtt.password"
     password.touch(0o600)
     password.write_text(PASSWORD)
-    config = tmp_path / "gateway.toml"
-    shutil.copy(DEPLOY / "gateway.toml", config)
-    config.write_text(config.read_text().replace('"person"', '"vibration"'))
+    config = folder / "gateway.toml"
+    config.write_text((DEPLOY / "gateway.toml").read_text().replace('"person"', '"vibration"'))
+    return config
+
+
+def test_the_gateways_own_check_finds_the_broker_good(tmp_path: Path, port: int) -> None:
+    """`gateway check` may do all that it tries, finds device topics closed, and the queue large."""
+    config = write_config(tmp_path)
     done = subprocess.run(
         [f"{sys.prefix}/bin/penstock", "gateway", "check", "-c", config, "--probe-queue", "3000", "--json"],
         env={**os.environ, "PENSTOCK_MQTT__URL": f"mqtt://127.0.0.1:{port}"},

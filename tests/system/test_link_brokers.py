@@ -177,6 +177,24 @@ class TestEmbedded:
             os.kill(child, signal.SIGKILL)
             await owner.until_up(2)
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without a name")
+    async def test_a_user_without_a_name_may_run_it(self) -> None:
+        """As in a container that runs under a uid of its own, with no USER and no line in /etc/passwd."""
+        code = (
+            "import asyncio, os, tempfile; from pathlib import Path\n"
+            "from penstock_gateway.embedded import embedded_broker\n"
+            "async def main(folder):\n"
+            "    async with embedded_broker('127.0.0.1:0', Path(folder)) as broker:\n"
+            "        await asyncio.open_connection(broker.host, broker.port)\n"
+            "os.setgid(54321); os.setuid(54321)\n"
+            "with tempfile.TemporaryDirectory() as folder:\n"
+            "    asyncio.run(main(folder))\n"
+        )
+        names = ("LOGNAME", "USER", "LNAME", "USERNAME")
+        environment = {name: value for name, value in os.environ.items() if name not in names}
+        gateway = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=environment)
+        assert await asyncio.wait_for(gateway.wait(), 20) == 0
+
     async def test_a_killed_gateway_takes_it_along(self, tmp_path: Path) -> None:
         code = (
             "import asyncio, sys; from pathlib import Path\n"
@@ -255,16 +273,58 @@ class TestProbes:
         with pytest.raises(PenstockError, match="1 to 1000000"):
             await probe_queue(LinkOptions("127.0.0.1", 1, "c"), n, "t")
 
-    async def test_a_broker_without_rules_is_open(self) -> None:
+    @pytest.mark.parametrize("protocol", [4, 5])
+    async def test_a_broker_without_rules_is_open(self, protocol: int) -> None:
         async with mosquitto() as broker:
-            assert await probe_foreign_publish(options(broker), "dev/other/status") == "open"
+            given = options(broker, protocol=protocol)
+            assert await probe_foreign_publish(given, ["dev/x/data", "y"]) == ["dev/x/data", "y"]
 
-    @pytest.mark.parametrize(("anonymous", "answer"), [("topic write dev/#", "open"), ("", "closed")])
+    @pytest.mark.parametrize("protocol", [4, 5])
+    @pytest.mark.parametrize(
+        ("anonymous", "found"),
+        [
+            ("topic write dev/#", ["dev/x/data", "dev/x/status"]),
+            ("topic write dev/+/data", ["dev/x/data"]),
+            ("", []),
+        ],
+    )
     async def test_a_broker_with_rules_is_what_they_are(
-        self, tmp_path: Path, anonymous: str, answer: str
+        self, tmp_path: Path, anonymous: str, found: list[str], protocol: int
     ) -> None:
-        words, acl = password_file(tmp_path), tmp_path / "acl"
+        acl = tmp_path / "acl"
         acl.write_text(f"{anonymous}\nuser gateway\ntopic read dev/#\n")
+        assert await self.open_topics(tmp_path, acl, protocol) == found
+
+    async def test_what_nobody_may_read_is_told_by_the_brokers_answer(self, tmp_path: Path) -> None:
+        acl = tmp_path / "acl"
+        acl.write_text("topic write dev/#\nuser gateway\ntopic read dev/+/data\n")
+        assert await self.open_topics(tmp_path, acl, 5) == ["dev/x/data", "dev/x/status"]
+
+    async def open_topics(self, folder: Path, acl: Path, protocol: int) -> list[str]:
+        words = password_file(folder)
         async with mosquitto(f"allow_anonymous true\npassword_file {words}\nacl_file {acl}") as broker:
+            given = options(broker, username="gateway", password="secret", protocol=protocol)
+            return await probe_foreign_publish(given, ["dev/x/data", "dev/x/status"])
+
+    async def test_strangers_who_are_not_let_in_publish_nothing(self, tmp_path: Path) -> None:
+        words, acl = password_file(tmp_path), tmp_path / "acl"
+        acl.write_text("user gateway\ntopic read #\n")
+        async with mosquitto(f"allow_anonymous false\npassword_file {words}\nacl_file {acl}") as broker:
             given = options(broker, username="gateway", password="secret")
-            assert await probe_foreign_publish(given, "dev/other/status") == answer
+            assert await probe_foreign_publish(given, ["dev/x/data"]) == []
+
+    async def test_asking_takes_no_frame_from_a_shared_subscription(self) -> None:
+        async with mosquitto() as broker:
+            shared = (("$share/home/t", 1),)
+            async with running(MqttLink(options(broker, subscriptions=shared))) as owner:
+                await owner.until_up()
+                asking = asyncio.create_task(ask(options(broker, subscriptions=shared, session_expiry_s=60)))
+                sent = [str(n).encode() for n in range(200)]
+                link = MqttLink(options(broker, client_id="device", subscriptions=()))
+                async with running(link) as device:
+                    await device.until_up()
+                    for payload in sent:
+                        link.publish(Publish("t", payload, 1))
+                        await asyncio.sleep(0)
+                    assert (await asking).refused == ()
+                    await owner.until(lambda: owner.payloads == sent)

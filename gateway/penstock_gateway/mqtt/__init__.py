@@ -7,6 +7,7 @@ loop: callbacks are called there, and must not block.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -107,6 +108,18 @@ class Link(Protocol):
     @property
     def overruns(self) -> int:
         """Messages that arrived beyond our advertised Receive Maximum: counted, never an error."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages that went with a connection, or had none."""
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Messages that the broker did not take, by its reason code (`0x87`) or a word."""
+
+    @property
+    def refused_topic(self) -> str:
+        """The topic of the last of them, "" before the first."""
 
     async def run(self, on_messages: OnMessages, state: LinkState) -> None:
         """Connect, serve, reconnect with jittered back-off, until cancelled; then disconnect cleanly.

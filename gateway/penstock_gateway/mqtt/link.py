@@ -79,9 +79,8 @@ class MqttLink:
     works from there on. `LinkState.down` is called for every connection and every attempt that ended, not for the
     owner's own cancellation. On 3.1.1 a broker replays retained messages (`Message.retain`) at each connect.
 
-    Counters: `overruns` as in the seam; `dropped`, QoS 0 messages without a connection; `refused`, by reason, messages
-    that the broker answered with an error (`0x97`) or that could not be sent to it (`packet_too_large`,
-    `not_encodable`). All of them had their `on_acked`.
+    Of the counters `dropped` has QoS 0 messages without a connection; `refused` has the broker's error (`0x97`), or why
+    a message could not be sent to it (`packet_too_large`, `not_encodable`). All of them had their `on_acked`.
     """
 
     def __init__(self, options: LinkOptions) -> None:
@@ -108,6 +107,10 @@ class MqttLink:
     @property
     def refused(self) -> Counter[str]:
         return self._outbox.refused
+
+    @property
+    def refused_topic(self) -> str:
+        return self._outbox.refused_topic
 
     async def run(self, on_messages: OnMessages, state: LinkState) -> None:
         """As in the seam. An exception of a callback ends it."""

@@ -47,18 +47,24 @@ class Limits(msgspec.Struct, frozen=True):
 class Outbox:
     """Bounded in messages and bytes.
 
-    `refused` counts, by reason, messages that will never reach the broker or that it did not take; `dropped` counts
+    A retained message that waits unsent is replaced, in its place, by a newer one of its topic: the broker would keep
+    only the last, and an outage of hours would fill the bounds with the others. The replaced one is done, too.
+
+    `refused` counts, by reason, messages that will never reach the broker or that it did not take, `refused_topic` is
+    the last one's; `dropped` counts
     QoS 0 messages that had no connection. Both are told to the caller as done (`on_acked`), as nothing will be retried.
     """
 
     def __init__(self, count: int, size: int) -> None:
         self.refused: Counter[str] = Counter()
+        self.refused_topic = ""
         self.dropped = 0
         self._max_count = count
         self._max_bytes = size
         self._count = 0
         self._bytes = 0
         self._queue: deque[_Entry] = deque()
+        self._replaceable: dict[str, _Entry] = {}  # by topic: retained, unsent, and the last put on its topic
         self._sent: dict[int, _Entry] = {}  # on this connection, without PUBACK yet
         self._reserved: set[int] = set()  # ids of messages that wait to be sent again
         self._last_id = 0
@@ -79,6 +85,9 @@ class Outbox:
     def put(self, message: Publish, on_acked: OnAcked | None) -> bool:
         """Queue a message; False when it does not fit. Without a connection QoS 0 is dropped at once."""
         size = len(message.payload) + len(message.topic) + _OVERHEAD
+        waiting = self._replaceable.get(message.topic) if self._replaceable else None
+        if waiting is not None and message.retain and message.qos == waiting.message.qos:
+            return self._replace(waiting, message, on_acked, size)
         if self._count >= self._max_count or self._bytes + size > self._max_bytes:
             return False
         if self._limits is None and not message.qos:
@@ -88,8 +97,27 @@ class Outbox:
             return True
         self._count += 1
         self._bytes += size
-        self._queue.append(_Entry(message, on_acked, size))
+        entry = _Entry(message, on_acked, size)
+        self._queue.append(entry)
+        if message.retain:
+            self._replaceable[message.topic] = entry
+        elif waiting is not None:
+            del self._replaceable[message.topic]  # a newer one in its place would overtake this message
         return True
+
+    def _replace(self, entry: _Entry, message: Publish, on_acked: OnAcked | None, size: int) -> bool:
+        if self._bytes - entry.size + size > self._max_bytes:
+            return False
+        if entry.on_acked is not None:
+            self._done.append(entry.on_acked)
+        self._bytes += size - entry.size
+        entry.message, entry.on_acked, entry.size = message, on_acked, size
+        return True
+
+    def _no_longer_waits(self, entry: _Entry) -> None:
+        """It is on its way, or gone: what comes on its topic is a new message."""
+        if self._replaceable.get(entry.message.topic) is entry:
+            del self._replaceable[entry.message.topic]
 
     def opened(self, limits: Limits, session_present: bool) -> None:
         """A connection is there. What was in flight goes out again, with its id and DUP where the session lives.
@@ -112,6 +140,7 @@ class Outbox:
                 queue.append(entry)
             else:
                 self.dropped += 1
+                self._no_longer_waits(entry)
                 self._finish(entry)
         self._queue = queue
         self._sent = {}
@@ -128,6 +157,8 @@ class Outbox:
             if entry.message.qos and len(self._sent) >= limits.window:
                 break
             queue.popleft()
+            if entry.message.retain:
+                self._no_longer_waits(entry)
             header = self._header(entry, limits)
             if header:
                 parts += (header, entry.message.payload)
@@ -163,8 +194,9 @@ class Outbox:
         if entry is None:
             return
         if reason >= 0x80:
-            self.refused[f"0x{reason:02x}"] += 1
-        self._finish(entry)
+            self._refuse(entry, f"0x{reason:02x}")
+        else:
+            self._finish(entry)
 
     def take_done(self) -> list[OnAcked]:
         """The callbacks of the messages that are done since the last call."""
@@ -173,6 +205,7 @@ class Outbox:
 
     def _refuse(self, entry: _Entry, reason: str) -> bytes:
         self.refused[reason] += 1
+        self.refused_topic = entry.message.topic
         self._finish(entry)
         return b""
 

@@ -66,6 +66,11 @@ def describe_connack(reason: int, found: Properties) -> str:
     return f"{_V3[reason]} (0x{reason:02x})" if reason in _V3 else describe(reason, found)
 
 
+def describe_refused(reason: str) -> str:
+    """The words for a key of `Link.refused`."""
+    return describe(int(reason, 16), {}) if reason.startswith("0x") else reason.replace("_", " ")
+
+
 def wants_another_version(reason: int) -> bool:
     """Whether a refused CONNECT should be tried with the other protocol version."""
     return reason in _ANOTHER_VERSION

@@ -8,6 +8,7 @@ speak 3.1.1; count overruns.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -27,10 +28,12 @@ Arrival = tuple[Any, Any]
 class CrtLink:
     """`Link` on awscrt."""
 
-    overruns = 0
+    overruns = dropped = 0
+    refused_topic = ""
 
     def __init__(self, options: LinkOptions) -> None:
         self._options = options
+        self.refused: Counter[str] = Counter()
         self._acks = AckWindow()
         self._controls: dict[int, Any] = {}
         self._last = 0

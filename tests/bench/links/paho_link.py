@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
@@ -28,10 +29,12 @@ Properties: Any = UntypedProperties  # without types of its own
 class PahoLink:
     """`Link` on paho-mqtt 2."""
 
-    overruns = 0
+    overruns = dropped = 0
+    refused_topic = ""
 
     def __init__(self, options: LinkOptions) -> None:
         self._options = options
+        self.refused: Counter[str] = Counter()
         self._v5 = options.protocol == 5
         self._gate = threading.Event()
         self._gate.set()
