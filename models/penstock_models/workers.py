@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from penstock_models.slices import LONGEST_S, ask_for_slice
+
 T = TypeVar("T")
 
 
@@ -85,6 +87,7 @@ class Worker:
             return True
 
     def _work(self) -> None:
+        ask_for_slice(LONGEST_S)
         if self._nice:
             with contextlib.suppress(OSError, AttributeError):  # priorities are per thread on Linux only
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
