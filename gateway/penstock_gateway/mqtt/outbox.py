@@ -51,8 +51,7 @@ class Outbox:
     only the last, and an outage of hours would fill the bounds with the others. The replaced one is done, too.
 
     `refused` counts, by reason, messages that will never reach the broker or that it did not take, `refused_topic` is
-    the last one's; `dropped` counts
-    QoS 0 messages that had no connection. Both are told to the caller as done (`on_acked`), as nothing will be retried.
+    the last one's; `dropped` counts QoS 0 messages that had no connection. Both are told to the caller as done (`on_acked`), as nothing will be retried.
     """
 
     def __init__(self, count: int, size: int) -> None:
