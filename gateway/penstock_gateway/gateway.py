@@ -8,6 +8,7 @@ gateway down loudly instead of leaving half of it standing.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -87,6 +88,7 @@ async def run(config: Config, stop: asyncio.Event, make_link: LinkMaker = MqttLi
             log.warning("journal", report=report)
         gateway = Gateway(config, executor, models, journal, broker, make_link)
         events.gateway = gateway
+        gc.freeze()  # what was made so far stays: no collection walks 60,000 objects of modules for 30 ms again
         try:
             await gateway.run(stop)
         finally:

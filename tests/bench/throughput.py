@@ -43,7 +43,7 @@ def script(recipe: str, broker: Broker, threads: int | None) -> Iterator[None]:
 
 
 class Rates:
-    """Answers a second of each side, one a repeat, and how many slices had a late generator."""
+    """Answers a second of each side, one a repeat (of the bare loop two), and how many slices had a late generator."""
 
     def __init__(self) -> None:
         self.sides: dict[str, list[float]] = {}
@@ -75,6 +75,7 @@ def measure(folder: Path, store: Path, repeats: int) -> Sequence[Figure]:
             for _ in range(repeats):
                 offered = 1.1 * rates.bare(recipe, image)
                 rates.cameras("gateway", broker, "home", image, offered)
+                rates.bare(recipe, image)  # before and after: a host changes its speed within seconds
                 for name, threads in (("script", None), ("script, intra-op 1", 1)):
                     with script(recipe, broker, threads):
                         rates.cameras(name, broker, "script", image, offered)
@@ -86,7 +87,10 @@ def _figures(name: str, what: str, rates: Rates, least: float | None) -> list[Fi
     sides, late = rates.sides, rates.late
     best = max(("script", "script, intra-op 1"), key=lambda side: sum(sides[side]))
     note = f"{what}; " + ", ".join(f"{side} {sum(v) / len(v):.1f}/s" for side, v in sides.items())
-    over_bare = [g / b for g, b in zip(sides["gateway"], sides["bare"], strict=True)]
+    bares = [
+        (before + after) / 2 for before, after in zip(sides["bare"][::2], sides["bare"][1::2], strict=True)
+    ]
+    over_bare = [g / b for g, b in zip(sides["gateway"], bares, strict=True)]
     over_script = [g / s for g, s in zip(sides["gateway"], sides[best], strict=True)]
     return [
         figure(f"{name}_over_bare", over_bare, "×", least=least, note=note, doubt=lateness(late["gateway"])),
