@@ -52,9 +52,10 @@ class Answers:
 def send(port: int, jpeg: bytes, due: Sequence[tuple[float, int]]) -> list[float]:
     """Send a frame of a camera at each moment of the monotonic clock; by how many ms it missed them."""
     cameras = {camera for _, camera in due}
-    topics = {
-        n: PublishTemplate(f"penstock/v1/home/dev/cam{n}/cam/frame", 0, 5, "", "bench") for n in cameras
-    }
+    boot = secrets.token_hex(
+        8
+    )  # a number comes once in the life of a device, and the slice before used these too
+    topics = {n: PublishTemplate(f"penstock/v1/home/dev/cam{n}/cam/frame", 0, 5, "", boot) for n in cameras}
     late_ms = []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
