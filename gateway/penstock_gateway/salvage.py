@@ -38,6 +38,8 @@ def salvage(payload: bytes, content_type: str, user: UserProperties) -> Header:
     kind = bare_type(content_type) or sniff(payload)
     found: dict[str, Any] = {}
     for name, value in [*_properties(user), *_READERS.get(kind, _nothing)(payload)]:
+        if value is None:
+            continue
         try:
             found[name] = getattr(msgspec.convert({name: value}, Fields), name)
         except msgspec.ValidationError:
@@ -61,7 +63,15 @@ def _in_json(payload: bytes) -> Iterable[tuple[str, Any]]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
     raws = [(name, getattr(envelope, name)) for name in _NAMES]
-    return [(name, msgspec.json.decode(raw)) for name, raw in raws if isinstance(raw, Raw)]
+    return [(name, _value(raw)) for name, raw in raws if isinstance(raw, Raw)]
+
+
+def _value(raw: Raw) -> Any:
+    """What a text says, None where it says nothing: numbers and strings were not looked into until now."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _in_cbor(payload: bytes) -> Iterable[tuple[str, Any]]:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import cbor2
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock_gateway.admission import RECENT_DIGESTS, Admission
 from penstock_gateway.dispatcher import ModelRun
@@ -16,6 +19,7 @@ from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Lane, S
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.ledger import Ledger
 from penstock_gateway.mqtt import Message
+from penstock_gateway.salvage import salvage
 from penstock_gateway.streams import Streams
 from penstock_models.items import Refusal
 from tests.fakes.gateway_core import configure, route, servable
@@ -132,6 +136,9 @@ def test_a_route_s_flood_does_not_forget_another_route_s_redeliveries(tmp_path: 
         (b'{"boot":"b","seq":7,"pr":99,"data":[1]}', {"seq": 3}, "rejected:schema", ("b", 7)),
         (b'{"boot":"b","seq":7.5,"data":[1]}', {"seq": 3}, "rejected:schema", ("b", 3)),
         (b'{"boot":"b","seq":7', {"seq": 3}, "rejected:schema", (None, 3)),
+        (b'{"boot":"b","seq":1e999}', {"seq": 3}, "rejected:schema", ("b", 3)),
+        (b'{"boot":"\xff","seq":7}', {}, "rejected:schema", (None, 7)),
+        (b'{"boot":null,"seq":7,"ts":' + b"1" * 70 + b".5}", {"boot": "b"}, "rejected:schema", ("b", 7)),
         (cbor2.dumps({"data": [math.nan], "boot": "b", "seq": 7}), {}, "rejected:not_finite", ("b", 7)),
         (cbor2.dumps({"boot": "b", "seq": 7, "data": [1]})[:-1], {}, "rejected:schema", ("b", 7)),
         (cbor2.dumps({"boot": "b", "seq": 7, "ts": 1 << 65}), {}, "rejected:schema", ("b", 7)),
@@ -146,6 +153,15 @@ def test_a_refused_frame_still_says_who_it_is(
 
 def _kind(payload: bytes) -> str:
     return "application/json" if payload[:1] == b"{" else "application/cbor"
+
+
+@given(
+    start=st.sampled_from([b'{"boot":', b'{"ts":', b'{"seq":', b"\xa1cseq", b"\xa1dboot", b"\xa2btsa"]),
+    rest=st.binary(max_size=40) | st.text('0123456789eE.-+"\\u{}[],:ntrf ', max_size=40).map(str.encode),
+)
+def test_no_message_makes_the_salvage_raise(start: bytes, rest: bytes) -> None:
+    for kind in ("application/json", "application/cbor", ""):
+        msgspec.json.encode(salvage(start + rest, kind, (("seq", "-"), ("ts", "9" * 20))))
 
 
 def test_another_delivery_of_the_same_payload_is_no_redelivery(tmp_path: Path) -> None:
