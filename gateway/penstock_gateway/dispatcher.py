@@ -242,11 +242,11 @@ class Dispatcher:
             self._trying = False
         model, frames, outcomes = batch.model, batch.frames, _outcomes(batch, future)
         now = asyncio.get_running_loop().time()
-        hung = [frame for frame, outcome in zip(frames, outcomes, strict=True) if _timed_out(outcome)]
+        hung = [frame for frame, outcome in zip(frames, outcomes, strict=True) if _suspect(outcome)]
         model.run_time.ran(len(frames), now - batch.began, now, bool(hung))
         if hung and not batch.last_try:
             self._suspect(model, hung, alone=batch.suspect is not None)
-            outcomes = [outcome for outcome in outcomes if not _timed_out(outcome)]
+            outcomes = [outcome for outcome in outcomes if not _suspect(outcome)]
             frames = [frame for frame in frames if frame not in hung]
         self._on_outcomes(model, frames, outcomes)
         self._release(model, frames)
@@ -312,5 +312,5 @@ def _outcomes(batch: Batch, future: asyncio.Future[list[Outcome]]) -> list[Outco
         return [Refusal("failed", "internal", str(error))] * len(batch.frames)
 
 
-def _timed_out(outcome: Outcome) -> bool:
-    return isinstance(outcome, Refusal) and outcome.reason == "model_timeout"
+def _suspect(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refusal) and outcome.suspect

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock_models.allocator import keep_freed_memory
+from penstock_models.allocator import keep_freed_memory, return_freed_memory
 from penstock_models.errors import BundleError, PenstockError, UsageError
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
@@ -56,7 +56,7 @@ class ThreadExecutor:
         self._stuck: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
-        self._running: set[Job[Any]] = set()
+        self._running: dict[Job[Any], Servable] = {}
         self._closed = False
 
     @property
@@ -105,6 +105,23 @@ class ThreadExecutor:
         late: list[Outcome] = [TIMED_OUT] * len(items)
         return self._within(servable, partial(_outcomes, servable, list(items)), timeout_s, late)
 
+    async def unload(self, digest: str) -> None:
+        """Let the runs of a version end within `CLOSE_S`, end the others, then free it and return its memory.
+
+        A run that does not come back keeps its session alive; nothing else waits for it.
+        """
+        servable = self._servables.pop(digest, None)
+        if servable is None:
+            return
+        await self._settle(CLOSE_S, servable)
+        servable.terminate()
+        await self._settle(2 * GRACE_S, servable)
+        self._stuck.pop(digest, None)
+        # Not on the loading thread: freeing holds the interpreter's lock, which a thread of low priority must not.
+        freed = Job(partial(_free, servable))
+        self._jobs.put(freed)
+        await asyncio.shield(freed.over)
+
     async def probe(self, digest: str) -> bool:
         """Run one golden sample (zeros without one) and say whether the answer was right; False if not loaded."""
         servable = self._servables.get(digest)
@@ -127,8 +144,10 @@ class ThreadExecutor:
         self._servables.clear()
         self._workers.clear()
 
-    async def _settle(self, seconds: float) -> None:
-        running = [job.over for job in self._running if not job.over.done()]
+    async def _settle(self, seconds: float, servable: Servable | None = None) -> None:
+        """Wait for the runs of a version, or of all."""
+        jobs = [job for job, of in self._running.items() if servable in (None, of)]
+        running = [job.over for job in jobs if not job.over.done()]
         if running:
             await asyncio.wait(running, timeout=seconds)
 
@@ -145,8 +164,8 @@ class ThreadExecutor:
         if stuck >= MAX_STUCK:
             job.finish(late)
             return job.done
-        self._running.add(job)
-        job.over.add_done_callback(lambda _: self._running.discard(job))
+        self._running[job] = servable
+        job.over.add_done_callback(lambda _: self._running.pop(job, None))
         job.timer = self._loop.call_later(timeout_s, self._check, job, servable, timeout_s, late)
         self._jobs.put(job)
         return job.done
@@ -207,6 +226,11 @@ def _outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
         return servable.run(items)
     except Exception as error:  # a fault of ours must not end the gateway, and must not look like the model's
         return [Refusal("failed", "internal", _one_line(error))] * len(items)
+
+
+def _free(servable: Servable) -> None:
+    servable.close()
+    return_freed_memory()
 
 
 def _one_line(error: Exception) -> str:

@@ -109,11 +109,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why an item has no answer. `bucket` and `reason` are the ledger's words (`rejected: decode`, `failed: model_error`)."""
+    """Why an item has no answer. `bucket` and `reason` are the ledger's words (`rejected: decode`, `failed: model_error`).
+
+    `suspect` says that the run failed as a whole: of several items each may be innocent, and deserves a run alone.
+    """
 
     bucket: str
     reason: str
     detail: str = ""
+    suspect: bool = False
 
 
 Outcome = Answer | Refusal
@@ -121,6 +125,8 @@ Outcome = Answer | Refusal
 
 class ServableInfo(msgspec.Struct, frozen=True):
     """What an executor tells about a loaded version. `placement` is where the session was *proven* to run.
+
+    `batch_ms` are the measured warm-up times of whole batches, by number of items, for every size that was warmed up.
 
     `max_batch` is 1 where the artifact cannot take more; `stateful` items of one stream must be run in order and never
     at the same time. `p50_ms` is the measured warm-up time of one item.
@@ -136,6 +142,7 @@ class ServableInfo(msgspec.Struct, frozen=True):
     p50_ms: float
     golden: int
     labels: tuple[str, ...] = ()
+    batch_ms: dict[int, float] = {}
 
 
 class Executor(Protocol):
@@ -156,9 +163,12 @@ class Executor(Protocol):
         """One call for a whole batch: decode, pre-process, run, post-process. As many outcomes as items, in order.
 
         A bad item never fails its batch: the batch is bisected. A run that exceeds `timeout_s` is ended, and its
-        items without an answer are `failed: model_timeout`: of several, each deserves a run alone. The future may
+        items without an answer are `failed: model_timeout` and `suspect`: of several, each deserves a run alone. The future may
         be cancelled: a batch that no thread took yet is then left out, another one runs on unheard.
         """
+
+    async def unload(self, digest: str) -> None:
+        """Let the runs of a version end within a bound, then free it. Of a version that is not loaded: nothing."""
 
     async def probe(self, digest: str) -> bool:
         """Run one golden sample (or zeros where the bundle has none) and say whether the answer was right."""

@@ -34,7 +34,7 @@ WARMUP_RUNS = 5
 WARMUP_S = 0.5  # no further warm-up run begins after this
 CONTEXT = "context"  # the memory key of a context step; no tensor can take it, it is not an input's name
 
-TIMED_OUT = Refusal("failed", "model_timeout", "the run was ended at its time limit")
+TIMED_OUT = Refusal("failed", "model_timeout", "the run was ended at its time limit", suspect=True)
 
 
 class Servable:

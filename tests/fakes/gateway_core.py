@@ -247,6 +247,9 @@ class FakeExecutor:
                 done.set_exception(error)
         await turns()
 
+    async def unload(self, digest: str) -> None:
+        """Nothing is loaded."""
+
     async def probe(self, digest: str) -> bool:
         return self.right
 

@@ -182,7 +182,7 @@ async def test_drain_waits_for_queue_and_runs_and_gives_up_in_time() -> None:
         assert await draining and len(desk.done) == 2
 
 
-TIMED_OUT: Outcome = Refusal("failed", "model_timeout")
+TIMED_OUT: Outcome = Refusal("failed", "model_timeout", suspect=True)
 
 
 async def test_a_batch_that_hung_is_taken_apart_and_only_the_guilty_frame_fails() -> None:

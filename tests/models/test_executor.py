@@ -276,3 +276,17 @@ async def test_close_ends_what_runs_and_stops_the_threads(
     with pytest.raises(UsageError, match="closed"):
         await executor.run(info.digest, [], 1.0)
     await until(lambda: not any(thread.is_alive() for thread in threads))
+
+
+async def test_unloaded_version_runs_no_more_and_may_be_loaded_again(
+    executor: ThreadExecutor, tmp_path: Path
+) -> None:
+    path = written(bundle(scaler()), tmp_path)
+    info = await executor.load(path)
+    running = executor.run(info.digest, [floats(1, 2)], 5.0)
+    await executor.unload(info.digest)
+    assert fates(await running) == ["ok"] and not await executor.probe(info.digest)
+    with pytest.raises(UsageError, match="load its bundle first"):
+        executor.run(info.digest, [floats(1, 2)], 5.0)
+    await executor.unload(info.digest)
+    assert (await executor.load(path)).digest == info.digest and await executor.probe(info.digest)
