@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from penstock_gateway.config import LimitsConfig
 from penstock_gateway.envelope import Header, Parsed, read_message
 from penstock_gateway.formats import Profile
-from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Lane, Stream
+from penstock_gateway.frames import Frame, Lane, Stream
 from penstock_gateway.identity import RecentDigests, StreamIdentity, Verdict, frame_digest
 from penstock_gateway.mqtt import Message
 from penstock_gateway.salvage import salvage
 from penstock_gateway.timing import Timing, judge
 from penstock_models.items import Item, Refusal
+from penstock_models.scheduling.request import HISTORICAL_RANK, NO_DEADLINE
 
 DUPLICATE = Refusal("duplicate", "duplicate")
 MAX_AGE = Refusal("expired", "max_age")

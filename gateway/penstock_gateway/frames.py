@@ -1,25 +1,20 @@
 """A frame on its way through the gateway, the stream that it belongs to, and the lane (route) that took it.
 
-Frames and streams are plain mutable records, owned by the event loop; rules about them live in `admission`,
-`model_queue` and `ledger`. A lane is the live side of a route: it counts what the route holds and says when that is
+They are the scheduler's request, flow and share with what a gateway adds. Frames and streams are plain mutable records,
+owned by the event loop; rules about them live in `admission` and `ledger`. A lane is the live side of a route: it counts what the route holds and says when that is
 full. What "full" does is named in the configuration: `wait` stops reading the lane's socket, `drop_oldest` and
 `drop_newest` settle a frame as `dropped: full`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Protocol
+from typing import cast
 
 from penstock_gateway.config import Route
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.ledger import Counts
-from penstock_models.items import Item
-
-HISTORICAL_RANK = 10
-"""Rank of a frame that runs behind all live ones; a live frame's rank is 9 − priority, 0 runs first."""
-
-NO_DEADLINE = float("inf")
+from penstock_models.scheduling.request import Flow, Request, Share
+from penstock_models.scheduling.scheduler import Target
 
 RESUME = 0.75
 """A lane that waits is read again when it holds less than this share of its bounds."""
@@ -28,11 +23,11 @@ BURST = 10_000
 """Frames beyond its bounds that a lane with `drop_oldest` may hold until a commit tells which is the oldest."""
 
 
-class Frame:
+class Frame(Request):
     """One accepted message. Times are seconds of the monotonic clock, `ts` and `arrived_ms` epoch milliseconds.
 
     `row` is its journal row, 0 without one; `every` says that the journal's books count it; `digest` names an `every`
-    frame without a number; `waiting` is true while it stands in its stream's queue, `begun` once a batch took it.
+    frame without a number; `begun` is true once a batch took it.
     """
 
     __slots__ = (
@@ -41,84 +36,63 @@ class Frame:
         "begun",
         "boot",
         "correlation",
-        "deadline",
         "digest",
         "every",
         "historical",
         "id",
-        "item",
-        "nbytes",
         "qos",
-        "rank",
         "response_topic",
         "row",
         "seq",
         "stream",
-        "taken",
         "ts",
         "ts_suspect",
-        "waiting",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, frame_id: str, arrived: float, arrived_ms: int, nbytes: int) -> None:
+        super().__init__(stream, None, nbytes)
         self.stream = stream
         self.every = False
         self.id = frame_id
         self.arrived = arrived
         self.arrived_ms = arrived_ms
-        self.nbytes = nbytes
-        self.item: Item | None = None
         self.seq: int | None = None
         self.boot: str | None = None
         self.ts: int | None = None
         self.ts_suspect = False
         self.historical = False
-        self.deadline = NO_DEADLINE
-        self.rank = 4
         self.qos = 0
         self.row = 0
         self.response_topic = ""
         self.correlation = b""
         self.digest = b""
-        self.taken = 0.0
-        self.waiting = False
         self.begun = False
 
+    def begin(self) -> None:
+        self.stream.lane.begin(self)
 
-class Stream:
-    """One camera or sensor channel of a device, on the lane (route) that takes its frames.
 
-    `level` is the rank under which it stands in its model's ready list, -1 while it does not; `busy` while a batch
-    holds frames of it, so that a stream's frames are run and answered in order.
-    """
+class Stream(Flow):
+    """One camera or sensor channel of a device, on the lane (route) that takes its frames."""
 
-    __slots__ = (
-        "busy", "counts", "device", "identity", "key", "lane", "level", "name", "receipt_topic", "result_topic",
-        "waiting",
-    )  # fmt: skip
+    __slots__ = ("counts", "device", "identity", "lane", "name", "receipt_topic", "result_topic")
 
     def __init__(self, device: str, name: str, lane: Lane, counts: Counts, topics: tuple[str, str]) -> None:
+        super().__init__(f"{device}/{name}", lane)
         self.device = device
         self.name = name
-        self.key = f"{device}/{name}"
         self.lane = lane
         self.counts = counts
         self.result_topic, self.receipt_topic = topics
-        self.waiting: deque[Frame] = deque()
-        self.busy = False
-        self.level = -1
         self.identity: StreamIdentity | None = None
 
-
-class Waiting(Protocol):
-    """Where frames wait for their model: `ModelQueue`."""
-
-    def push(self, frame: Frame) -> None: ...
-
-    def remove(self, frame: Frame) -> None: ...
+    @property
+    def oldest(self) -> Frame | None:
+        """The first of its frames that wait."""
+        return cast(Frame, self.waiting[0]) if self.waiting else None
 
 
-class Lane:
+class Lane(Share):
     """Frames and bytes that a route holds: accepted, and not yet settled for good.
 
     Of them, those that a batch took already are counted apart: they make a lane full that stops reading its socket,
@@ -127,9 +101,10 @@ class Lane:
     `streams` are those that sent something in this start, `halted` are those whose last receipt said `window` 0.
     """
 
-    def __init__(self, route: Route, waiting: Waiting) -> None:
+    def __init__(self, route: Route, target: Target) -> None:
+        super().__init__()
         self.route = route
-        self.waiting = waiting
+        self.target = target
         self.frames = 0
         self.nbytes = 0
         self._begun = 0
@@ -158,11 +133,10 @@ class Lane:
             self._begun_bytes -= frame.nbytes
         self._line.pop(frame, None)
 
-    def queue(self, frame: Frame) -> None:
+    def line_up(self, frame: Frame) -> None:
         """The frame waits for its model from now on. Kept in order of arrival where the oldest may be asked for."""
         if self.route.on_full == "drop_oldest" and frame.every:
             self._line[frame] = None
-        self.waiting.push(frame)
 
     def oldest(self) -> Frame | None:
         """The first of the lane's frames that still wait, of whichever stream."""

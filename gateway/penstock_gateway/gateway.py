@@ -20,7 +20,6 @@ from penstock_gateway.admission import Admission
 from penstock_gateway.broker_check import Needs
 from penstock_gateway.config import Config
 from penstock_gateway.connections import Plan, Watch
-from penstock_gateway.dispatcher import Dispatcher, ModelRun
 from penstock_gateway.embedded import Address, embedded_broker
 from penstock_gateway.frames import Frame, Lane
 from penstock_gateway.health import Health
@@ -42,6 +41,8 @@ from penstock_gateway.topics import gateway_topic
 from penstock_gateway.wire import GatewayStatus, encode_stats, encode_status
 from penstock_models.executor import ThreadExecutor
 from penstock_models.items import Executor
+from penstock_models.scheduling.runs import VersionRun
+from penstock_models.scheduling.scheduler import Scheduler
 from penstock_models.store import resolve
 
 DRAIN_S = 10.0
@@ -106,14 +107,14 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         stopping.cancel()
 
 
-async def _load(config: Config, executor: Executor) -> dict[str, ModelRun]:
+async def _load(config: Config, executor: Executor) -> dict[str, VersionRun]:
     """Load every model that a route names, once each; nothing else is served yet, so it happens in this process."""
-    models: dict[str, ModelRun] = {}
-    by_digest: dict[str, ModelRun] = {}
+    models: dict[str, VersionRun] = {}
+    by_digest: dict[str, VersionRun] = {}
     for reference in dict.fromkeys(str(route.model) for route in config.route):
         path = await asyncio.to_thread(resolve, config.models.path, reference)
         info = await executor.load(str(path), config.devices(reference.partition(":")[0]))
-        models[reference] = by_digest.setdefault(info.digest, ModelRun(info))
+        models[reference] = by_digest.setdefault(info.digest, VersionRun(info))
         log.info(
             "loaded", model=info.name, version=info.version, placement=info.placement, p50_ms=info.p50_ms
         )
@@ -149,7 +150,7 @@ class Gateway:
         self,
         config: Config,
         executor: Executor,
-        models: dict[str, ModelRun],
+        models: dict[str, VersionRun],
         journal: Journal,
         broker: Address,
         make_link: LinkMaker,
@@ -166,9 +167,9 @@ class Gateway:
         self._health = Health(executor, [run.info for run in runs], self.publish_status)
         self._receipts = Receipts(control, tally, lambda stream: self.intake.passed(stream))
         self._results = Results(results_link, journal, self._books.journalled, tally, self._let_go)
-        self._dispatcher = Dispatcher(executor, config.threads, self._results.outcomes, self._settle)
-        self._dispatcher.models.extend(runs)
-        self._lanes = [Lane(route, models[str(route.model)].queue) for route in config.route]
+        self._scheduler = Scheduler(executor, config.threads, self._results.outcomes, self._settle)
+        self._scheduler.runs.extend(runs)
+        self._lanes = [Lane(route, models[str(route.model)]) for route in config.route]
         limits, mqtt = config.limits, config.mqtt
         self._streams = Streams(self._lanes, self._books.ledger, mqtt.root, config.site, limits.max_streams)
         self.intake = Intake(
@@ -176,7 +177,7 @@ class Gateway:
             streams=self._streams,
             books=self._books,
             results=self._results,
-            dispatcher=self._dispatcher,
+            scheduler=self._scheduler,
             journal=journal,
             receipts=self._receipts,
             tally=tally,
@@ -193,7 +194,7 @@ class Gateway:
         http, token = self._config.http, self._config.http.token_file
         tokens = token.tokens() if token else ()
         async with serve(self._views, str(http.listen), tokens), asyncio.TaskGroup() as group:
-            dispatcher = group.create_task(self._dispatcher.run(), name="dispatcher")
+            scheduler = group.create_task(self._scheduler.run(), name="scheduler")
             tasks = [
                 group.create_task(work, name=name)
                 for name, work in (
@@ -207,7 +208,7 @@ class Gateway:
             await self._carry()
             links = {name: group.create_task(self._serve_link(name), name=name) for name in self._links}
             await stop.wait()
-            await self._leave(links, dispatcher)
+            await self._leave(links, scheduler)
             for task in (*tasks, *links.values()):
                 task.cancel()
 
@@ -225,7 +226,7 @@ class Gateway:
         if status != self._told and self._publish("status", status, qos=1, retain=True):
             self._told = status
 
-    async def _leave(self, links: dict[str, asyncio.Task[None]], dispatcher: asyncio.Task[None]) -> None:
+    async def _leave(self, links: dict[str, asyncio.Task[None]], scheduler: asyncio.Task[None]) -> None:
         """Stop accepting, drain with a deadline, publish."""
         log.info("stopping")
         self._views.stopping = True
@@ -233,13 +234,13 @@ class Gateway:
         for task in incoming:
             task.cancel()
         await asyncio.wait(incoming)
-        drained = await self._dispatcher.drain(DRAIN_S)
+        drained = await self._scheduler.drain(DRAIN_S)
         if not drained:
             log.warning("not drained in time", seconds=DRAIN_S)
-        dispatcher.cancel()
-        await asyncio.wait((dispatcher,))  # what runs has a fate before the last stats
-        for model in self._dispatcher.models:
-            self._settle(model.queue.drain(), ("dropped", "shutdown"))
+        scheduler.cancel()
+        await asyncio.wait((scheduler,))  # what runs has a fate before the last stats
+        for run in self._scheduler.runs:
+            self._settle(run.queue.drain(), ("dropped", "shutdown"))
         self._receipts.send()
         await self._links["results"][2].flush(FLUSH_S)
         self._publish_stats()
@@ -270,7 +271,7 @@ class Gateway:
         if self._journal.opened.carried:
             log.info("carried over", frames=self._journal.opened.carried)
         self.intake.recall(self._journal.opened.streams)
-        self._dispatcher.kick()
+        self._scheduler.kick()
 
     def _identities(self) -> dict[str, StreamIdentity]:
         """The streams that the journal remembers; one gets its route's `gap_s` when its route is known."""

@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from penstock_gateway.admission import DUPLICATE, Admission
-from penstock_gateway.dispatcher import Dispatcher
 from penstock_gateway.frames import Frame, Lane, Stream
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.journal import Entry, Journal
@@ -30,6 +29,7 @@ from penstock_gateway.results import Results
 from penstock_gateway.streams import Streams
 from penstock_models.errors import UsageError
 from penstock_models.items import Refusal
+from penstock_models.scheduling.scheduler import Scheduler
 
 FULL: Fate = ("dropped", "full")
 MEMORY: Fate = ("dropped", "memory")
@@ -81,7 +81,7 @@ class Intake:
         streams: Streams,
         books: Books,
         results: Results,
-        dispatcher: Dispatcher,
+        scheduler: Scheduler,
         journal: Journal,
         receipts: Receipts,
         tally: Tally,
@@ -91,7 +91,7 @@ class Intake:
         self._streams = streams
         self._books = books
         self._results = results
-        self._dispatcher = dispatcher
+        self._scheduler = scheduler
         self._journal = journal
         self._receipts = receipts
         self._tally = tally
@@ -123,19 +123,19 @@ class Intake:
                 self._take_every(link, found, message, now, now_ms)
         for lane in touched:
             self._hold_back(link, lane)
-        self._dispatcher.kick()
+        self._scheduler.kick()
 
     def durable(self, tokens: Sequence[Durable], identities: Sequence[StreamIdentity]) -> None:
         """A commit made these safe: acknowledge, queue, tell the devices."""
         for link, ack, frame in tokens:
             link.ack(ack)
             if frame is not None:
-                frame.stream.lane.queue(frame)
+                self._queue(frame)
                 self._drop_oldest(frame.stream.lane)
         for identity in identities:
             self._receipts.changed(self._numbered[identity.key])
         self.resume()
-        self._dispatcher.kick()
+        self._scheduler.kick()
 
     def passed(self, stream: Stream) -> None:
         """Gaps of a stream were passed: keep that, and tell the device."""
@@ -170,7 +170,7 @@ class Intake:
         if refusal := self._admission.carried(frame, entry.message):
             self._results.refuse(frame, refusal)
         else:
-            found.lane.queue(frame)
+            self._queue(frame)
 
     def let_go(self, frame: Frame) -> None:
         """A frame is settled for good: its lane has room."""
@@ -210,14 +210,14 @@ class Intake:
         if refusal is not None:
             self._results.refuse(frame, refusal)
             return
-        older = stream.waiting[0] if stream.waiting else None
+        older = stream.oldest
         if stream.lane.over(less=older):
             self._results.count(frame, MEMORY)
             return
         if older is not None:
-            stream.lane.waiting.remove(older)
+            self._scheduler.withdraw(older)
             self._results.count(older, SUPERSEDED)
-        stream.lane.queue(frame)
+        self._queue(frame)
 
     def _take_every(self, link: Link, stream: Stream, message: Message, now: float, now_ms: int) -> None:
         stream.counts.received += 1
@@ -237,6 +237,12 @@ class Intake:
         if refusal is not None:
             self._results.refuse(frame, refusal)
             self._journal.barrier(Durable(link, message.ack), (refusal.bucket, refusal.reason))
+
+    def _queue(self, frame: Frame) -> None:
+        """From now on the frame waits for its model."""
+        lane = frame.stream.lane
+        lane.line_up(frame)
+        self._scheduler.submit(lane.target, frame)
 
     def _append(self, link: Link, frame: Frame, row: int, message: Message) -> Refusal | None:
         """Journal a frame; why it cannot be."""
@@ -271,7 +277,7 @@ class Intake:
     def _drop_oldest(self, lane: Lane) -> None:
         """Let the oldest frames of a full lane go, so that a stream that floods it does not shut out the others."""
         while lane.route.on_full == "drop_oldest" and lane.over() and (oldest := lane.oldest()) is not None:
-            lane.waiting.remove(oldest)
+            self._scheduler.withdraw(oldest)
             self._results.count(oldest, FULL)
 
     def _hold_back(self, link: Link, lane: Lane) -> None:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from penstock_gateway.dispatcher import ModelRun
 from penstock_gateway.frames import Frame
 from penstock_gateway.journal import Journal
 from penstock_gateway.ledger import OK, Counts, Fate
@@ -20,6 +19,7 @@ from penstock_gateway.metrics import ModelTimes, Tally
 from penstock_gateway.mqtt import Link, Publish
 from penstock_gateway.wire import LatencyMs, ModelView, Offload, Result, encode_result
 from penstock_models.items import Answer, Outcome, Refusal
+from penstock_models.scheduling.runs import VersionRun
 
 log = Limiter(Log(__name__))
 
@@ -55,7 +55,7 @@ class Results:
         self._on_room = on_room
         self._held: deque[tuple[Publish, Frame, Fate]] = deque()
 
-    def outcomes(self, model: ModelRun, batch: list[Frame], outcomes: Sequence[Outcome]) -> None:
+    def outcomes(self, model: VersionRun, batch: list[Frame], outcomes: Sequence[Outcome]) -> None:
         """Settle a batch that ran."""
         now = time.monotonic()
         info = model.info

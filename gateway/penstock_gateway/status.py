@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from penstock_gateway.connections import Watch
-from penstock_gateway.dispatcher import ModelRun
 from penstock_gateway.frames import Lane
 from penstock_gateway.health import Health
 from penstock_gateway.journal import Journal
@@ -28,6 +27,7 @@ from penstock_gateway.wire import (
     StatusPage,
     bounded,
 )
+from penstock_models.scheduling.runs import VersionRun
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Parts(msgspec.Struct, frozen=True):
 
     ledger: Ledger
     lanes: Sequence[Lane]
-    models: Sequence[ModelRun]
+    models: Sequence[VersionRun]
     links: Mapping[str, tuple[Watch, Link]]
     journal: Journal
     health: Health
@@ -183,7 +183,7 @@ def _closed(counts: Counts) -> LedgerView:
     return msgspec.structs.replace(LedgerView.of(counts), in_flight=0)
 
 
-def _model_view(model: ModelRun) -> ModelStatus:
+def _model_view(model: VersionRun) -> ModelStatus:
     info = model.info
     return ModelStatus(
         name=info.name, version=info.version, digest=info.digest, state="available", placement=info.placement

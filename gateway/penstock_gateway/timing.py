@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from penstock_gateway.frames import NO_DEADLINE
+from penstock_models.scheduling.request import NO_DEADLINE
 
 EARLIEST_TS = 1_420_070_400_000
 """2015-01-01: a capture time before it is a clock that was never set."""

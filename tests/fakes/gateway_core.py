@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from penstock_gateway.config import Config, load
-from penstock_gateway.dispatcher import ModelRun
 from penstock_gateway.embedded import Address
 from penstock_gateway.frames import Frame
 from penstock_gateway.gateway import Gateway, _JournalEvents
@@ -30,9 +29,10 @@ from penstock_gateway.journal import Entry, Journal
 from penstock_gateway.ledger import Counts, Fate
 from penstock_gateway.mqtt import Granted, LinkOptions, LinkState, Message, OnAcked, OnMessages, Publish
 from penstock_gateway.starts import Books, StartRecord, Totals, off_by
-from penstock_models.items import Anomaly, Answer, Executor, Item, Outcome, ServableInfo
+from penstock_models.items import Executor, ServableInfo
+from penstock_models.scheduling.runs import VersionRun
+from tests.fakes.executor import FakeExecutor, servable, turns
 
-ANSWER = Answer(anomaly=Anomaly(0.5))
 GRANTED = Granted(protocol=5, session_present=True)
 
 
@@ -211,69 +211,11 @@ class FakeJournal:
         return True
 
 
-class FakeExecutor:
-    """Holds its batches until `finish`. `answer` makes an item's outcome; where it raises, the run does.
-
-    While it is `deaf` nothing ends.
-    """
-
-    def __init__(self) -> None:
-        self.degraded: tuple[str, ...] = ()
-        self.running: list[tuple[list[Item], asyncio.Future[list[Outcome]]]] = []
-        self.right = True
-        self.deaf = False
-
-    async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
-        raise AssertionError("the models of these tests are not loaded")
-
-    def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
-        done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        entry = (list(items), done)
-        self.running.append(entry)
-        done.add_done_callback(lambda _: self.running.remove(entry))
-        return done
-
-    async def finish(
-        self, answer: Callable[[Item], Outcome] = lambda _: ANSWER, count: int = 1 << 30
-    ) -> None:
-        """Let so many of the running batches end, and the gateway take note."""
-        await turns()
-        for items, done in self.running[:count]:
-            if self.deaf or done.done():
-                continue
-            try:
-                done.set_result([answer(item) for item in items])
-            except RuntimeError as error:
-                done.set_exception(error)
-        await turns()
-
-    async def unload(self, digest: str) -> None:
-        """Nothing is loaded."""
-
-    async def probe(self, digest: str) -> bool:
-        return self.right
-
-    async def close(self) -> None:
-        """Nothing to free."""
-
-
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Wait until a condition about the gateway holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  what the gateway keeps inside has no event to wait for
             await asyncio.sleep(0.001)
-
-
-async def turns(count: int = 4) -> None:
-    """Let the loop do what is ready."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-def servable(
-    name: str = "m", *, max_batch: int = 4, p50_ms: float = 0.01, stateful: bool = False
-) -> ServableInfo:
-    return ServableInfo(name, 1, f"sha256:{name}", "fake:cpu", "anomaly", max_batch, stateful, p50_ms, 0)
 
 
 def route(
@@ -340,7 +282,7 @@ class Core:
 
     def in_the_works(self) -> int:
         """Frames without a fate, counted where they are."""
-        waiting = sum(model.queue.waiting for model in self.gateway._dispatcher.models)
+        waiting = sum(model.queue.waiting for model in self.gateway._scheduler.runs)
         running = sum(len(items) for items, _ in self.executor.running)
         return waiting + running + self.journal.flying
 
@@ -387,7 +329,7 @@ async def core(
         links.append(link)
         return link
 
-    run = ModelRun(info or servable())
+    run = VersionRun(info or servable())
     models = {str(r.model): run for r in config.route}
     broker = Address("127.0.0.1", 1883, "")
     gateway = Gateway(config, cast(Executor, executor), models, cast(Journal, journal), broker, make_link)
@@ -422,4 +364,4 @@ async def _end(made: Core, task: asyncio.Task[None], stop: asyncio.Event) -> Non
 
 def waiting(made: Core) -> list[Frame]:
     """The frames that wait for the model."""
-    return [frame for stream in made.gateway._streams for frame in stream.waiting]
+    return [cast(Frame, frame) for stream in made.gateway._streams for frame in stream.waiting]

@@ -14,15 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_gateway.admission import RECENT_DIGESTS, Admission
-from penstock_gateway.dispatcher import ModelRun
-from penstock_gateway.frames import HISTORICAL_RANK, NO_DEADLINE, Frame, Lane, Stream
+from penstock_gateway.frames import Frame, Lane, Stream
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.ledger import Ledger
 from penstock_gateway.mqtt import Message
 from penstock_gateway.salvage import salvage
 from penstock_gateway.streams import Streams
 from penstock_models.items import Refusal
-from tests.fakes.gateway_core import configure, route, servable
+from penstock_models.scheduling.request import HISTORICAL_RANK, NO_DEADLINE
+from penstock_models.scheduling.runs import VersionRun
+from tests.fakes.executor import servable
+from tests.fakes.gateway_core import configure, route
 
 NOW_MS = 1_790_000_000_000
 LIMITS = "[limits]\nmax_frame_bytes = 100"
@@ -33,7 +35,7 @@ class Desk:
 
     def __init__(self, folder: Path, mode: str = "every", gap_s: float = 30.0) -> None:
         config = configure(folder, route(mode, gap_s=gap_s), more=LIMITS)
-        lanes = [Lane(r, ModelRun(servable()).queue) for r in config.route]
+        lanes = [Lane(r, VersionRun(servable())) for r in config.route]
         self.streams = Streams(lanes, Ledger(), "penstock", "home", 100)
         self.admission = Admission(config.limits, ("penstock/v1/home/reply/",), {}, [])
         self.stream = self.find("a")
@@ -112,7 +114,7 @@ def test_without_a_number_only_the_broker_s_redelivery_is_a_duplicate(
 def test_a_route_s_flood_does_not_forget_another_route_s_redeliveries(tmp_path: Path) -> None:
     topics = [f"{place}/{{device}}/{{stream}}" for place in ("one", "two")]
     config = configure(tmp_path, *(route(topic=topic) for topic in topics))
-    lanes = [Lane(r, ModelRun(servable()).queue) for r in config.route]
+    lanes = [Lane(r, VersionRun(servable())) for r in config.route]
     streams = Streams(lanes, Ledger(), "penstock", "home", 100)
     admission = Admission(config.limits, (), {}, [])
 

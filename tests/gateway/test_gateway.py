@@ -9,7 +9,8 @@ import pytest
 from penstock_gateway import gateway
 from penstock_gateway.intake import Books
 from penstock_gateway.ledger import OK, SUPERSEDED, Counts, Ledger
-from tests.fakes.gateway_core import Core, Disk, core, route, turns, until
+from tests.fakes.executor import turns
+from tests.fakes.gateway_core import Core, Disk, core, route, until
 
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
 BOTH = (route(), route("latest", CAM))

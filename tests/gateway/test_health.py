@@ -8,7 +8,8 @@ import pytest
 
 from penstock_gateway import health
 from penstock_gateway.health import FRESH_S, Health
-from tests.fakes.gateway_core import FakeExecutor, servable, until
+from tests.fakes.executor import FakeExecutor, servable
+from tests.fakes.gateway_core import until
 
 MODELS = [servable("a"), servable("b")]
 

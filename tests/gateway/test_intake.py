@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from penstock_gateway.ledger import OK, SUPERSEDED
-from tests.fakes.gateway_core import Core, Disk, core, route, turns, until, waiting
+from tests.fakes.executor import turns
+from tests.fakes.gateway_core import Core, Disk, core, route, until, waiting
 
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
 BIG = b"[" + b"1," * 20_000 + b"1]"

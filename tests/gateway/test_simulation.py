@@ -14,7 +14,8 @@ import pytest
 
 from penstock_gateway.ledger import Counts, Fate
 from penstock_models.items import Item, Outcome, Refusal
-from tests.fakes.gateway_core import ANSWER, Core, Disk, FakeLink, core, route, turns
+from tests.fakes.executor import ANSWER, turns
+from tests.fakes.gateway_core import Core, Disk, FakeLink, core, route
 
 DUPLICATE: Fate = ("duplicate", "duplicate")
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from penstock_gateway.dispatcher import ModelRun
 from penstock_gateway.frames import Frame, Lane, Stream
 from penstock_gateway.ledger import Ledger
 from penstock_gateway.streams import BAD_TOPIC, Streams
-from tests.fakes.gateway_core import configure, route, servable
+from penstock_models.scheduling.runs import VersionRun
+from tests.fakes.executor import servable
+from tests.fakes.gateway_core import configure, route
 
 ANY = "penstock/v1/home/dev/{device}/{stream}/+"
 
 
 def streams(folder: Path, *routes: str, limit: int = 10) -> Streams:
     config = configure(folder, *routes)
-    lanes = [Lane(r, ModelRun(servable()).queue) for r in config.route]
+    lanes = [Lane(r, VersionRun(servable())) for r in config.route]
     return Streams(lanes, Ledger(), "penstock", "home", limit)
 
 

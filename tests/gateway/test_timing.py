@@ -2,8 +2,8 @@
 
 import pytest
 
-from penstock_gateway.frames import NO_DEADLINE
 from penstock_gateway.timing import EARLIEST_TS, FUTURE_MS, Timing, judge
+from penstock_models.scheduling.request import NO_DEADLINE
 
 NOW_MS = 1_790_000_000_000
 

@@ -1,0 +1,120 @@
+"""Whose turn it is: nobody gets ahead of its fair share, and of those who are not ahead the most urgent goes first.
+
+The rule is Earliest Eligible Virtual Deadline First (Stoica and Abdel-Wahab, 1995) with the deadlines that the requests
+really have. A virtual clock runs as fast as one who had all the service to share would be served: by one over the sum of
+the weights a request. Who was served moves ahead by one over its own weight, and is eligible again when the clock has
+caught up. Who was idle starts at the clock: idling earns nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any, Generic, TypeVar
+
+_SPARE = 64
+_ROUNDING = 1e-9
+
+
+class Entry:
+    """Somebody who may stand in a line. `line` is where, None while it does not.
+
+    `virtual` is how much it got, in the time of `last`, the line that it last stood in. `order` is its place among those
+    that are as urgent, 0 while it stands nowhere.
+    """
+
+    __slots__ = ("last", "line", "order", "virtual", "weight")
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.virtual = 0.0
+        self.order = 0
+        self.line: Any = None
+        self.last: Any = None
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class FairLine(Generic[E]):
+    """Entries that wait for their turns. `len` is how many stand in it."""
+
+    __slots__ = ("_ahead", "_clock", "_count", "_order", "_ready", "_weight")
+
+    def __init__(self) -> None:
+        self._clock = 0.0
+        self._weight = 0.0
+        self._count = 0
+        self._order = 0
+        # Both hold places that were left, too: a place counts while its number is still its entry's.
+        self._ready: list[tuple[float, int, E]] = []  # by deadline
+        self._ahead: list[tuple[float, int, float, E]] = []  # by virtual time
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, entry: E, deadline: float) -> None:
+        """Let somebody stand here whose most urgent request has that deadline."""
+        if entry.last is not self or entry.virtual < self._clock:
+            entry.virtual = self._clock
+            entry.last = self
+        entry.line = self
+        self._count += 1
+        self._weight += entry.weight
+        self._place(entry, deadline)
+
+    def leave(self, entry: E) -> None:
+        """It has nothing to give any more."""
+        entry.line = None
+        entry.order = 0
+        self._count -= 1
+        self._weight -= entry.weight
+        if not self._count:
+            self._weight = 0.0  # what rounding left
+            self._ready.clear()
+            self._ahead.clear()
+
+    def move(self, entry: E, deadline: float) -> None:
+        """Its most urgent request is another one now."""
+        self._place(entry, deadline)
+
+    def first(self) -> E | None:
+        """Whose turn it is; None where nobody stands here."""
+        if not self._count:
+            return None
+        while True:
+            self._promote()
+            ready = self._ready
+            while ready and ready[0][2].order != ready[0][1]:
+                heapq.heappop(ready)
+            if ready:
+                return ready[0][2]
+            self._clock = self._ahead[0][0]  # all had more than their share: go on with who had least
+
+    def serve(self, entry: E) -> None:
+        """It gave a request. Its next place is for `move` or `leave` to say."""
+        self._clock += 1.0 / self._weight
+        entry.virtual += 1.0 / entry.weight
+
+    def _place(self, entry: E, deadline: float) -> None:
+        if len(self._ready) + len(self._ahead) > 2 * self._count + _SPARE:
+            self._forget()
+        self._order += 1
+        entry.order = self._order
+        if entry.virtual <= self._clock + _ROUNDING:
+            heapq.heappush(self._ready, (deadline, self._order, entry))
+        else:
+            heapq.heappush(self._ahead, (entry.virtual, self._order, deadline, entry))
+
+    def _promote(self) -> None:
+        ahead = self._ahead
+        while ahead and (ahead[0][0] <= self._clock + _ROUNDING or ahead[0][3].order != ahead[0][1]):
+            _, order, deadline, entry = heapq.heappop(ahead)
+            if entry.order == order:
+                heapq.heappush(self._ready, (deadline, order, entry))
+
+    def _forget(self) -> None:
+        """Drop the places that were left, before they are most of what is kept."""
+        self._ready = [place for place in self._ready if place[2].order == place[1]]
+        self._ahead = [place for place in self._ahead if place[3].order == place[1]]
+        heapq.heapify(self._ready)
+        heapq.heapify(self._ahead)

@@ -1,0 +1,68 @@
+"""A request on its way to a version, the flow that it belongs to, and the share of the version's time that it draws on.
+
+Plain mutable records, owned by one event loop. An owner adds what it needs by subclassing: a gateway's frame is a
+request, its stream a flow, its route a share.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from penstock_models.items import Item
+from penstock_models.scheduling.fair import Entry
+
+if TYPE_CHECKING:
+    from penstock_models.scheduling.queue import VersionQueue
+
+HISTORICAL_RANK = 10
+"""Rank of a request that runs behind all live ones; a live one's rank is 9 − priority, 0 runs first."""
+
+NO_DEADLINE = float("inf")
+
+
+class Share:
+    """A part of a version's time: what stands behind one share takes turns with another, by weight."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+
+
+class Flow(Entry):
+    """The requests of one source, which run and are answered in order: by rank, then as they came.
+
+    `waiting` is its line in `queue`, the version's that runs them; `busy` while a batch holds requests of it.
+    """
+
+    __slots__ = ("busy", "key", "queue", "share", "waiting")
+
+    def __init__(self, key: str, share: Share, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.key = key
+        self.share = share
+        self.waiting: deque[Request] = deque()
+        self.queue: VersionQueue | None = None
+        self.busy = False
+
+
+class Request:
+    """One item for a version. Times are seconds of the monotonic clock.
+
+    `waiting` is true while it stands in its flow's line, `taken` is when a batch took it.
+    """
+
+    __slots__ = ("deadline", "flow", "item", "nbytes", "rank", "taken", "waiting")
+
+    def __init__(self, flow: Flow, item: Item | None = None, nbytes: int = 0) -> None:
+        self.flow = flow
+        self.item = item
+        self.nbytes = nbytes
+        self.deadline = NO_DEADLINE
+        self.rank = 4
+        self.taken = 0.0
+        self.waiting = False
+
+    def begin(self) -> None:
+        """A batch took it: for an owner who counts those that wait."""

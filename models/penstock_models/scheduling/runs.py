@@ -1,0 +1,102 @@
+"""A version as the scheduler sees it, and which version gets a free slot. Pure: time comes in as an argument.
+
+Versions share the slots fairly by the time that they took, weighted (Start-time Fair Queueing: Goyal, Vin, Cheng, 1996).
+One that would be late by waiting for another's batch goes before it, where that one can wait, a bounded time ahead of its
+share; not one that drops work anyway, to which nobody owes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock_models.items import ServableInfo
+from penstock_models.scheduling.forming import batch_limit, least_efficient
+from penstock_models.scheduling.prediction import BatchTime
+from penstock_models.scheduling.queue import Plan, VersionQueue
+from penstock_models.scheduling.request import Flow
+
+LEAD_S = 0.05
+"""How far ahead of its share a version may get for the sake of a deadline, in seconds of a slot."""
+
+PRESSED_S = 1.0
+"""A version that dropped late work is taken to be overloaded for so long."""
+
+
+class VersionRun:
+    """One loaded version with what waits for it. `running` counts its batches, `virtual` the slot time that it got,
+    `answered` its answers since something failed.
+
+    While it is not `serving` (its session is being rebuilt) what comes waits.
+    """
+
+    def __init__(self, info: ServableInfo, weight: float = 1.0) -> None:
+        self.info = info
+        self.queue = VersionQueue(one_per_flow=info.stateful)
+        self.times = BatchTime({n: ms / 1e3 for n, ms in (info.batch_ms or {1: info.p50_ms}).items()})
+        self.weight = weight
+        self.virtual = 0.0
+        self.running = 0
+        self.answered = 0
+        self.serving = True
+        self._pressed_until = float("-inf")
+
+    @property
+    def ready(self) -> bool:
+        return self.serving and self.queue.ready
+
+    def run_for(self, flow: Flow) -> VersionRun:
+        """The version that runs this flow: itself. What stands for several versions chooses one."""
+        return self
+
+    def plan(self, free: int, now: float) -> Plan:
+        """How the next batch may be formed, where so many slots are free."""
+        limit = batch_limit(self.times, self.queue.waiting, free)
+        floor = least_efficient(self.times, limit) if self.pressed(now) else 1
+        return Plan(limit, self.times.upper, floor, self.times.untried(now))
+
+    def press(self, now: float) -> None:
+        """It dropped work that was late."""
+        self._pressed_until = now + PRESSED_S
+
+    def pressed(self, now: float) -> bool:
+        return now < self._pressed_until
+
+    def latest_start(self) -> float:
+        """When its most urgent request must be begun."""
+        return self.queue.next_deadline() - self.times.upper(1)
+
+    def too_late(self, flow: Flow, deadline: float, slots: int, now: float) -> bool:
+        """Whether a request that stands behind others of its flow will hardly have its turn in time."""
+        if not flow.waiting or flow.queue is not self.queue:
+            return False
+        wait_s = self.queue.ahead(flow) * self.times.item_s / slots
+        return now + wait_s + self.times.mean(1) > deadline
+
+
+class Turns:
+    """Whose turn it is among versions."""
+
+    def __init__(self) -> None:
+        self._clock = 0.0
+
+    def choose(self, ready: Sequence[VersionRun], now: float) -> VersionRun:
+        """The version that gets the next slot, of those that have something to run."""
+        for run in ready:
+            run.virtual = max(run.virtual, self._clock)  # idling earns nothing
+        first = min(ready, key=lambda run: run.virtual)
+        self._clock = first.virtual
+        if len(ready) > 1:
+            return min(
+                (run for run in ready if run is first or _goes_before(run, first, now)),
+                key=lambda run: run.latest_start(),
+            )
+        return first
+
+
+def _goes_before(run: VersionRun, first: VersionRun, now: float) -> bool:
+    return (
+        run.virtual - first.virtual <= LEAD_S
+        and not run.pressed(now)
+        and run.latest_start() < now + first.times.mean(1)
+        and first.latest_start() >= now + run.times.mean(1)
+    )

@@ -1,0 +1,302 @@
+"""Hands batches of waiting requests to the executor, as many at a time as it has threads.
+
+The scheduler acts; what is decided stands in the pure modules beside it. Nothing polls: a batch starts when requests
+come (`kick`), when a batch ends, or not at all; one timer stands at the earliest deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from penstock_models.items import Executor, Outcome, Refusal
+from penstock_models.scheduling.quarantine import GUILTY, PROVEN, QUARANTINED, Quarantine
+from penstock_models.scheduling.request import NO_DEADLINE, Flow, Request
+from penstock_models.scheduling.runs import Turns, VersionRun
+from penstock_models.scheduling.suspects import Suspect, Suspects
+
+Fate = tuple[str, str]
+"""(bucket, reason) in the ledger's words."""
+
+IN_QUEUE: Fate = ("expired", "in_queue")
+PREDICTED_LATE: Fate = ("expired", "predicted_late")
+HUNG: Fate = ("failed", "model_timeout")
+NOT_READY: Fate = ("failed", "not_ready")
+SHUTDOWN: Fate = ("dropped", "shutdown")
+
+log = logging.getLogger(__name__)
+
+
+class Target(Protocol):
+    """What a request is for: a version, or a model of which one version runs the flow."""
+
+    def run_for(self, flow: Flow) -> VersionRun | None: ...
+
+
+class Batch(NamedTuple):
+    """Requests that run, since `began` (the loop's clock). `suspect` is the one that runs alone."""
+
+    run: VersionRun
+    requests: list[Any]
+    began: float
+    predicted_s: float
+    suspect: Suspect | None
+
+    @property
+    def last_try(self) -> bool:
+        """Whether what fails as a whole now is the guilty request."""
+        return self.suspect.last_try if self.suspect is not None else len(self.requests) == 1
+
+
+OnOutcomes = Callable[[VersionRun, list[Any], Sequence[Outcome]], None]
+OnSettled = Callable[[list[Any], Fate], None]
+
+
+class Scheduler:
+    """Runs the batches of all versions on one executor.
+
+    A batch that fails as a whole is taken apart: its requests run alone, one of them at a time, so that the other slots
+    go on with healthy flows and only the guilty request fails. What is guilty is quarantined.
+
+    Args:
+        slots: batches at a time: the executor's threads.
+        on_outcomes: gets every batch with its outcomes, on the event loop.
+        on_settled: gets every request that is settled without a run, with its fate.
+    """
+
+    def __init__(
+        self, executor: Executor, slots: int, on_outcomes: OnOutcomes, on_settled: OnSettled
+    ) -> None:
+        self.runs: list[VersionRun] = []
+        self.quarantine = Quarantine()
+        self._executor = executor
+        self._free = slots
+        self._slots = slots
+        self._on_outcomes = on_outcomes
+        self._on_settled = on_settled
+        self._turns = Turns()
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._running: dict[asyncio.Future[list[Outcome]], Batch] = {}
+        self._failed: asyncio.Future[None] | None = None
+        self._suspects = Suspects()
+
+    async def run(self) -> None:
+        """Own the batches until cancelled. An exception of a callback ends it."""
+        self._failed = asyncio.get_running_loop().create_future()
+        try:
+            self.kick()
+            await self._failed
+        finally:
+            self._failed = None  # what still comes waits for the next start
+            self._disarm()
+            running, self._running = self._running, {}
+            for future, batch in running.items():
+                future.cancel()
+                self._on_settled(batch.requests, SHUTDOWN)
+            self._on_settled([suspect.request for suspect in self._suspects.drain()], SHUTDOWN)
+
+    def submit(self, target: Target, request: Request) -> None:
+        """Queue a request; one that will not be run is settled at once. Call `kick` after a burst of them."""
+        run = target.run_for(request.flow)
+        if run is None:
+            self._on_settled([request], NOT_READY)
+        elif fate := self._refused(run, request):
+            self._on_settled([request], fate)
+        else:
+            run.queue.push(request)
+
+    def _refused(self, run: VersionRun, request: Request) -> Fate | None:
+        """Why it would not be run, or hardly in time."""
+        if not self.quarantine and not request.flow.waiting:
+            return None
+        now = self._now()
+        if self.quarantine and request.item and self.quarantine.holds(run.info.digest, request.item, now):
+            return QUARANTINED
+        if request.deadline != NO_DEADLINE and run.too_late(request.flow, request.deadline, self._slots, now):
+            return PREDICTED_LATE
+        return None
+
+    def withdraw(self, request: Request) -> bool:
+        """Take out a request that waits: superseded, cancelled. False where it runs already, or is settled."""
+        queue = request.flow.queue
+        if not request.waiting or queue is None:
+            return False
+        queue.remove(request)
+        return True
+
+    def kick(self) -> None:
+        """Start batches while there are requests and free slots."""
+        if self._failed is None:
+            return
+        now = self._now()
+        if self._free and not self._suspects.trying and (suspect := self._next_suspect(now)) is not None:
+            self._suspects.trying = True
+            self._start(suspect.run, [suspect.request], now, suspect)
+        while self._free and (ready := [run for run in self.runs if run.ready]):
+            run = self._turns.choose(ready, now)
+            if requests := self._form(run, now):
+                self._start(run, requests, now)
+        self._arm()
+
+    async def retire(self, run: VersionRun, to: VersionRun | None = None) -> None:
+        """Give a version no more work: what waits goes to another one, or fails. Returns when its last batch is done."""
+        self.runs.remove(run)
+        if to is not None:
+            run.queue.hand_over(to.queue)
+        else:
+            self._on_settled(run.queue.drain(), NOT_READY)
+        self.kick()
+        while run.running or self._suspects.of(run):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until nothing waits and nothing runs; False when that takes longer than `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._done():
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self._done()
+
+    def _done(self) -> bool:
+        waiting = any(run.queue.waiting for run in self.runs)
+        return not waiting and not self._suspects and self._free == self._slots
+
+    def _form(self, run: VersionRun, now: float) -> list[Any]:
+        taken = run.queue.take(run.plan(self._free, now), now)
+        if taken.in_queue:
+            self._late(run, taken.in_queue, IN_QUEUE, now)
+        if taken.predicted_late:
+            self._late(run, taken.predicted_late, PREDICTED_LATE, now)
+        for request in taken.batch:
+            request.begin()
+        return taken.batch
+
+    def _late(self, run: VersionRun, requests: list[Any], fate: Fate, now: float) -> None:
+        run.press(now)
+        self._on_settled(requests, fate)
+
+    def _start(
+        self, run: VersionRun, requests: list[Any], now: float, suspect: Suspect | None = None
+    ) -> None:
+        """Give a batch to the executor. No task of its own: a turn of the loop costs about as much as the hop itself."""
+        self._free -= 1
+        run.running += 1
+        batch = Batch(run, requests, now, run.times.mean(len(requests)), suspect)
+        run.virtual += batch.predicted_s / run.weight
+        timeout_s = run.times.timeout_s(len(requests), batch.last_try)
+        try:
+            future = self._executor.run(run.info.digest, [request.item for request in requests], timeout_s)
+        except Exception as error:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+        self._running[future] = batch
+        future.add_done_callback(self._ended)
+
+    def _ended(self, future: asyncio.Future[list[Outcome]]) -> None:
+        batch = self._running.pop(future, None)
+        if batch is None or self._failed is None:
+            return
+        try:
+            self._settle(batch, _outcomes(batch, future))
+            self.kick()
+            self._changed.set()
+        except Exception as error:  # the owner's callbacks: `run` raises it
+            if not self._failed.done():
+                self._failed.set_exception(error)
+
+    def _settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        run, requests, now = batch.run, batch.requests, self._now()
+        self._free += 1
+        run.running -= 1
+        if batch.suspect is not None:
+            self._suspects.trying = False
+        took_s = now - batch.began
+        run.virtual += (took_s - batch.predicted_s) / run.weight
+        refused = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Refusal)]
+        failed = [requests[i] for i in refused if _is_suspect(outcomes[i])] if refused else []
+        run.times.ran(len(requests), took_s, now, ended=bool(failed))
+        if failed and not batch.last_try:
+            self._suspects.add(run, failed, alone=batch.suspect is not None)
+            outcomes = [outcome for outcome in outcomes if not _is_suspect(outcome)]
+            requests = [request for request in requests if request not in failed]
+        if refused:
+            self._quarantine(run, requests, outcomes, now)
+        run.answered += len(requests)
+        self._on_outcomes(run, requests, outcomes)
+        self._release(run, requests)
+
+    def _quarantine(
+        self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome], now: float
+    ) -> None:
+        """Keep the items that the version failed at, where it works otherwise."""
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, Refusal) and outcome.reason in GUILTY:
+                if run.answered >= PROVEN:
+                    self.quarantine.add(run.info.digest, request.item, now)
+                run.answered = -len(requests)  # the others of this batch are no new proof
+
+    def _release(self, run: VersionRun, requests: list[Any]) -> None:
+        """Let the flows of settled requests stand in line again, but for those of which another one is suspected."""
+        if self._suspects:
+            held = self._suspects.flows()
+            requests = [request for request in requests if request.flow not in held]
+        run.queue.release(requests)
+
+    def _next_suspect(self, now: float) -> Suspect | None:
+        """The next one that can still be answered in time. Of the others, one that failed alone is the guilty one."""
+        while (suspect := self._suspects.next()) is not None:
+            if suspect.request.deadline >= now:
+                return suspect
+            self._on_settled([suspect.request], HUNG if suspect.last_try else IN_QUEUE)
+            self._release(suspect.run, [suspect.request])
+        return None
+
+    def _arm(self) -> None:
+        """One timer at the earliest deadline of all waiting requests."""
+        earliest = NO_DEADLINE
+        for run in self.runs:
+            if run.queue.waiting:
+                earliest = min(earliest, run.queue.next_deadline())
+        if self._timer is not None:
+            if self._timer.when() <= earliest:
+                return
+            self._disarm()
+        if earliest != NO_DEADLINE:
+            self._timer = asyncio.get_running_loop().call_at(earliest, self._expire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._now()
+        for run in self.runs:
+            if expired := run.queue.expire(now):
+                self._late(run, expired, IN_QUEUE, now)
+        self._changed.set()
+        self._arm()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _outcomes(batch: Batch, future: asyncio.Future[list[Outcome]]) -> list[Outcome]:
+    """What the executor gave. Whatever it raised, these requests need a fate and the others a scheduler."""
+    try:
+        return future.result()
+    except (Exception, asyncio.CancelledError) as error:
+        log.exception("batch of %s failed", batch.run.info.name)
+        return [Refusal("failed", "internal", str(error))] * len(batch.requests)
+
+
+def _is_suspect(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refusal) and outcome.suspect
