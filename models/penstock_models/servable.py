@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
+import msgspec
 import numpy as np
 
-from penstock_models import golden
 from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
 from penstock_models.engine import Engine, OutputError
@@ -23,6 +23,7 @@ from penstock_models.feeding import Fed, Feeder, takes_pictures
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
 from penstock_models.manifest import Manifest, TensorSpec
+from penstock_models.proof import Proof
 from penstock_models.rejection import Rejection
 from penstock_models.runtimes.session import Array, RunError, RunTerminated, Session
 from penstock_models.steps.answers import Postprocess, Ran, Source
@@ -61,6 +62,7 @@ class Servable:
             )
         self._lock = threading.Lock()
         self._ended: dict[int, bool] = {}
+        self._proof = Proof(bundle, self._engine, self.run, self.forget)
         self.info = self._describe(_warm_up(self._engine))
 
     @classmethod
@@ -82,7 +84,7 @@ class Servable:
     def open_checked(
         cls, bundle: Bundle, devices: Sequence[str] = (), threads: int = 1, *, max_pixels: int = MAX_PIXELS
     ) -> Servable:
-        """Open the best variant and device that give the golden answers: one that errs is passed over for the next.
+        """Open the best variant and device that give the golden answers, and warm it up: one that errs is passed over.
 
         Raises:
             ModelRefused, PlacementError: as `open`.
@@ -94,6 +96,7 @@ class Servable:
             servable = cls(bundle, session, max_pixels)
             problems = servable.golden()
             if not problems:
+                servable.warm()
                 return servable
             servable.close()
             wrong = True
@@ -140,36 +143,20 @@ class Servable:
         Args:
             advance: called after each with how many of how many are done.
         """
-        problems: list[str] = []
-        total = len(self._bundle.manifest.golden)
-        for index in range(total):
-            if problem := self._golden(index):
-                problems.append(problem)
-            if advance:
-                advance(index + 1, total)
-        return problems
+        return self._proof.golden(advance)
 
     def probe(self) -> bool:
         """Run the first golden sample, or zeros where the bundle has none, and say whether the answer was right."""
-        if self._bundle.manifest.golden:
-            return not self._golden(0)
-        try:
-            self._engine.trial(1)
-        except RunError:
-            return False
-        return True
+        return self._proof.probe()
+
+    def warm(self) -> None:
+        """Run batches of every size that it will be given, and note their times in `info`."""
+        batch_ms = self._proof.warm()
+        self.info = msgspec.structs.replace(self.info, batch_ms=batch_ms, max_batch=self._engine.max_batch)
 
     def close(self) -> None:
         """Free the session; runs in progress end first by themselves."""
         self._session.close()
-
-    def _golden(self, index: int) -> str:
-        sample = self._bundle.manifest.golden[index]
-        item = golden.item(sample, self._bundle.read(sample.file), index)
-        self.forget(item.stream)
-        outcome = self.run([item])[0]
-        self.forget(item.stream)
-        return golden.difference(sample, outcome, golden.lowest_score(self._bundle.manifest))
 
     def _run_batch(self, items: Sequence[Item]) -> list[Outcome]:
         whole = self._feeder.joined(items)
