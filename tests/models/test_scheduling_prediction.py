@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_models.scheduling.forming import batch_limit, least_efficient
+from penstock_models.scheduling.forming import EFFICIENT, batch_limit, least_efficient
 from penstock_models.scheduling.prediction import TRY_S, BatchTime
 
 
@@ -149,5 +149,5 @@ def test_the_least_efficient_batch_is_the_smallest_that_is_nearly_as_efficient(
     def efficiency(n: int) -> float:
         return n / times.mean(n)
 
-    assert efficiency(least) >= 0.9 * efficiency(limit) * (1 - 1e-9)
-    assert least == 1 or efficiency(least - 1) < 0.9 * efficiency(limit) * (1 + 1e-9)
+    assert efficiency(least) >= EFFICIENT * efficiency(limit) * (1 - 1e-9)
+    assert least == 1 or efficiency(least - 1) < EFFICIENT * efficiency(limit) * (1 + 1e-9)

@@ -18,7 +18,7 @@ BATCH_S = 0.025
 SHARED_S = 0.001
 BATCH_ITEMS = 64
 
-EFFICIENT = 0.9
+EFFICIENT = 0.97
 """Of the largest batch's requests a second."""
 
 TINY_S = 1e-6  # an item never counts less
@@ -37,7 +37,8 @@ def batch_limit(times: BatchTime, waiting: int, slots: int) -> int:
 
 
 def least_efficient(times: BatchTime, limit: int) -> int:
-    """The smallest batch that is nearly as efficient as one of `limit`: n / (α·n + β) ≥ 0.9 · limit / (α·limit + β)."""
+    """The smallest batch that is nearly as efficient as one of `limit`: n / (α·n + β) is at least
+    `EFFICIENT` of it."""
     alpha, beta = max(times.item_s, TINY_S), times.mean(0)
     wanted = EFFICIENT * limit / (alpha * limit + beta)
     return min(limit, max(1, math.ceil(wanted * beta / (1 - wanted * alpha))))

@@ -138,7 +138,7 @@ class BatchTime:
             st, snt = st + HELD * took, snt + HELD * end * took
         spread = snn - sn * sn / s
         self._alpha = min(max((snt - sn * st / s) / spread, 0.0), st / sn)
-        self._beta = (st - self._alpha * sn) / s
+        self._beta = max((st - self._alpha * sn) / s, 0.0)
 
     def _note(self, n: int, ratio: float) -> None:
         bucket = n.bit_length()

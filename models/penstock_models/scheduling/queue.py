@@ -128,6 +128,7 @@ class VersionQueue:
         batch: list[Request] = []
         in_queue: list[Request] = []
         late: list[Request] = []
+        given: dict[Share, int] = {}
         tightest = NO_DEADLINE
         worth = now + plan.seconds(min(plan.floor, self.waiting))
         while len(batch) < plan.limit and (flow := self._first()) is not None:
@@ -144,6 +145,9 @@ class VersionQueue:
             least = deadline if deadline < tightest else tightest
             if batch and least < now + plan.seconds(len(batch) + 1):
                 break  # one of them would be late with it; its turn comes next
+            count = given[flow.share] = given.get(flow.share, 0) + 1
+            if count > next(iter(given.values())):
+                break  # a flooded share does not make the batch of one that has little much longer
             tightest = least
             request.taken = now
             batch.append(request)
