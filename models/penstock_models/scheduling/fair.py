@@ -9,10 +9,14 @@ caught up. Who was idle starts at the clock: idling earns nothing.
 from __future__ import annotations
 
 import heapq
+import itertools
 from typing import Any, Generic, TypeVar
 
 _SPARE = 64
 _ROUNDING = 1e-9
+
+_orders = itertools.count(1)
+"""Places of all lines: a number that was left in one line is never that of a place in another."""
 
 
 class Entry:
@@ -38,13 +42,12 @@ E = TypeVar("E", bound=Entry)
 class FairLine(Generic[E]):
     """Entries that wait for their turns. `len` is how many stand in it."""
 
-    __slots__ = ("_ahead", "_clock", "_count", "_order", "_ready", "_weight")
+    __slots__ = ("_ahead", "_clock", "_count", "_ready", "_weight")
 
     def __init__(self) -> None:
         self._clock = 0.0
         self._weight = 0.0
         self._count = 0
-        self._order = 0
         # Both hold places that were left, too: a place counts while its number is still its entry's.
         self._ready: list[tuple[float, int, E]] = []  # by deadline
         self._ahead: list[tuple[float, int, float, E]] = []  # by virtual time
@@ -98,12 +101,11 @@ class FairLine(Generic[E]):
     def _place(self, entry: E, deadline: float) -> None:
         if len(self._ready) + len(self._ahead) > 2 * self._count + _SPARE:
             self._forget()
-        self._order += 1
-        entry.order = self._order
+        order = entry.order = next(_orders)
         if entry.virtual <= self._clock + _ROUNDING:
-            heapq.heappush(self._ready, (deadline, self._order, entry))
+            heapq.heappush(self._ready, (deadline, order, entry))
         else:
-            heapq.heappush(self._ahead, (entry.virtual, self._order, deadline, entry))
+            heapq.heappush(self._ahead, (entry.virtual, order, deadline, entry))
 
     def _promote(self) -> None:
         ahead = self._ahead

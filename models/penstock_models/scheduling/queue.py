@@ -89,7 +89,7 @@ class VersionQueue:
         self._shares: tuple[dict[Share, _Turns], dict[Share, _Turns]] = ({}, {})
         self._lines: tuple[FairLine[_Turns], FairLine[_Turns]] = (FairLine(), FairLine())  # live, historical
         self._standing = 0
-        self._busy: set[Flow] = set()
+        self._busy: set[Flow] = set()  # of those that wait here
         self._deadlines: list[tuple[float, int, Request]] = []
         self._order = 0
 
@@ -160,11 +160,10 @@ class VersionQueue:
     def release(self, batch: list[Any]) -> None:
         """A batch is done: its flows may stand in line again, wherever their requests wait by now."""
         for request in batch:
-            request.flow.busy = False
-            self._busy.discard(request.flow)
-        for request in batch:
             flow = request.flow
-            if flow.waiting and flow.line is None and flow.queue is not None:
+            flow.busy = False
+            flow.queue._busy.discard(flow)
+            if flow.waiting and flow.line is None:
                 flow.queue._stand(flow)
 
     def expire(self, now: float) -> list[Any]:
@@ -195,6 +194,9 @@ class VersionQueue:
             return
         if flow.line is not None:
             old._leave(flow)
+        elif flow.busy:
+            old._busy.discard(flow)
+            self._busy.add(flow)
         for request in flow.waiting:
             old._discount(request)
             self._count(request)
@@ -223,7 +225,7 @@ class VersionQueue:
         while (flow := self._first()) is not None:
             self._leave(flow)
             flows.append(flow)
-        return flows + [flow for flow in self._busy if flow.waiting and flow.queue is self]
+        return flows + [flow for flow in self._busy if flow.waiting]
 
     def _has(self, request: Request) -> bool:
         return request.waiting and request.flow.queue is self
@@ -256,12 +258,14 @@ class VersionQueue:
     def _serve(self, flow: Flow) -> None:
         """Its first request was taken."""
         line: _Line = flow.line
-        turns = line.turns
+        turns, shares = line.turns, line.turns.line
         line.serve(flow)
-        turns.line.serve(turns)
+        contested = len(shares) > 1
+        if contested:
+            shares.serve(turns)
         self._pop(flow, stay=not self.one_per_flow)
-        if turns.line is not None:
-            turns.line.move(turns, 0.0)
+        if contested and turns.line is not None:
+            shares.move(turns, 0.0)
 
     def _pop(self, flow: Flow, stay: bool = True) -> Request:
         request = flow.waiting.popleft()
