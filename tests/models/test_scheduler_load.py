@@ -187,7 +187,7 @@ def test_a_saturated_route_adds_one_of_its_batches_to_a_quiet_one() -> None:
 
     alone = p99_of_quiet(flooded=False, same=False)
     assert p99_of_quiet(flooded=True, same=False) <= alone + 0.026
-    assert p99_of_quiet(flooded=True, same=True) <= alone + 0.032  # one of it rides along
+    assert p99_of_quiet(flooded=True, same=True) <= alone + 0.036  # with one of it that rides along
 
 
 def test_versions_share_the_slots_by_weight() -> None:

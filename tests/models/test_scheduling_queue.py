@@ -97,7 +97,7 @@ def test_an_idle_flow_earns_nothing() -> None:
 def test_service_follows_the_weights_whatever_the_deadlines(
     weights: list[float], deadlines: list[int], rounds: int
 ) -> None:
-    """While all have work, nobody is ahead of its fair share by more than one request, nor behind by more than one of
+    """While all have work, nobody is ahead of its fair share by more than two requests, nor behind by more than one of
     every other flow."""
     queue = VersionQueue()
     flows = [flow(chr(97 + i), weight=weight) for i, weight in enumerate(weights)]
@@ -111,7 +111,7 @@ def test_service_follows_the_weights_whatever_the_deadlines(
         queue.release([request(one) for one in flows])
         for one in flows:
             fair = served * one.weight / sum(weights)
-            assert fair - len(flows) - 1 <= got[one.key] <= fair + 1 + 1e-6
+            assert fair - len(flows) - 1 <= got[one.key] <= fair + 2 + 1e-6
 
 
 @given(floods=st.integers(1, 20), backlog=st.integers(1, 30), batch=st.integers(1, 8))

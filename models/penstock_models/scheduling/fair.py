@@ -3,7 +3,7 @@
 The rule is Earliest Eligible Virtual Deadline First (Stoica and Abdel-Wahab, 1995) with the deadlines that the requests
 really have. A virtual clock runs as fast as one who had all the service to share would be served: by one over the sum of
 the weights a request. Who was served moves ahead by one over its own weight, and is eligible again when the clock has
-caught up. Who was idle starts at the clock: idling earns nothing.
+caught up. Who was idle starts at the clock: idling earns nothing. Where nobody has a deadline, who had least goes first (Start-time Fair Queueing).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any, Generic, TypeVar
 
 _SPARE = 64
 _ROUNDING = 1e-9
+
+NEWCOMER = 1e-6
+"""Of a request: who was idle goes before those that were served up to now."""
 
 _orders = itertools.count(1)
 """Places of all lines: a number that was left in one line is never that of a place in another."""
@@ -49,16 +52,21 @@ class FairLine(Generic[E]):
         self._weight = 0.0
         self._count = 0
         # Both hold places that were left, too: a place counts while its number is still its entry's.
-        self._ready: list[tuple[float, int, E]] = []  # by deadline
+        self._ready: list[tuple[float, int, E]] = []  # by deadline, or who had least
         self._ahead: list[tuple[float, int, float, E]] = []  # by virtual time
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, entry: E, deadline: float) -> None:
-        """Let somebody stand here whose most urgent request has that deadline."""
-        if entry.last is not self or entry.virtual < self._clock:
-            entry.virtual = self._clock
+    def add(self, entry: E, deadline: float | None = None, back: bool = False) -> None:
+        """Let somebody stand here whose most urgent request has that deadline.
+
+        Args:
+            back: it was away to be served, not idle: what it missed meanwhile it is owed, up to one request.
+        """
+        least = self._clock - (1.0 / entry.weight if back else NEWCOMER)
+        if entry.last is not self or entry.virtual < least:
+            entry.virtual = least
             entry.last = self
         entry.line = self
         self._count += 1
@@ -76,7 +84,7 @@ class FairLine(Generic[E]):
             self._ready.clear()
             self._ahead.clear()
 
-    def move(self, entry: E, deadline: float) -> None:
+    def move(self, entry: E, deadline: float | None = None) -> None:
         """Its most urgent request is another one now."""
         self._place(entry, deadline)
 
@@ -98,21 +106,22 @@ class FairLine(Generic[E]):
         self._clock += 1.0 / self._weight
         entry.virtual += 1.0 / entry.weight
 
-    def _place(self, entry: E, deadline: float) -> None:
+    def _place(self, entry: E, deadline: float | None) -> None:
+        key = entry.virtual if deadline is None else deadline
         if len(self._ready) + len(self._ahead) > 2 * self._count + _SPARE:
             self._forget()
         order = entry.order = next(_orders)
         if entry.virtual <= self._clock + _ROUNDING:
-            heapq.heappush(self._ready, (deadline, order, entry))
+            heapq.heappush(self._ready, (key, order, entry))
         else:
-            heapq.heappush(self._ahead, (entry.virtual, order, deadline, entry))
+            heapq.heappush(self._ahead, (entry.virtual, order, key, entry))
 
     def _promote(self) -> None:
         ahead = self._ahead
         while ahead and (ahead[0][0] <= self._clock + _ROUNDING or ahead[0][3].order != ahead[0][1]):
-            _, order, deadline, entry = heapq.heappop(ahead)
+            _, order, key, entry = heapq.heappop(ahead)
             if entry.order == order:
-                heapq.heappush(self._ready, (deadline, order, entry))
+                heapq.heappush(self._ready, (key, order, entry))
 
     def _forget(self) -> None:
         """Drop the places that were left, before they are most of what is kept."""

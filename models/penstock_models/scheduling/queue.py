@@ -164,7 +164,7 @@ class VersionQueue:
             flow.busy = False
             flow.queue._busy.discard(flow)
             if flow.waiting and flow.line is None:
-                flow.queue._stand(flow)
+                flow.queue._stand(flow, back=True)
 
     def expire(self, now: float) -> list[Any]:
         """Take out the waiting requests whose deadline has passed."""
@@ -260,12 +260,10 @@ class VersionQueue:
         line: _Line = flow.line
         turns, shares = line.turns, line.turns.line
         line.serve(flow)
-        contested = len(shares) > 1
-        if contested:
-            shares.serve(turns)
+        shares.serve(turns)
         self._pop(flow, stay=not self.one_per_flow)
-        if contested and turns.line is not None:
-            shares.move(turns, 0.0)
+        if turns.line is not None and len(shares) > 1:
+            shares.move(turns)
 
     def _pop(self, flow: Flow, stay: bool = True) -> Request:
         request = flow.waiting.popleft()
@@ -286,7 +284,7 @@ class VersionQueue:
             flow.busy = True
             self._busy.add(flow)
 
-    def _stand(self, flow: Flow) -> None:
+    def _stand(self, flow: Flow, back: bool = False) -> None:
         """Put a flow where its first request belongs; out of line where it has none."""
         if not flow.waiting:
             if flow.line is not None:
@@ -303,11 +301,14 @@ class VersionQueue:
             return
         if flow.line is not None:
             self._leave(flow)
-        line.add(flow, request.deadline)
+        line.add(flow, request.deadline, back)
         self._standing += 1
         turns.ranks |= 1 << request.rank
         if turns.line is None:
-            self._lines[level].add(turns, 0.0)
+            shares = self._lines[level]
+            if len(shares) == 1 and (only := shares.first()) is not None:
+                shares.move(only)  # its place is from when it had no rival
+            shares.add(turns)
 
     def _leave(self, flow: Flow) -> None:
         line: _Line = flow.line
