@@ -306,6 +306,7 @@ class Gateway:
 
     def _publish_stats(self) -> None:
         self._publish("stats", encode_stats(self._views.stats()), qos=0)
+        self.publish_status()  # what the last seconds told of deadlines
 
     def _publish(self, kind: str, payload: bytes, qos: int, retain: bool = False) -> bool:
         control = self._links["control"][2]

@@ -1,12 +1,11 @@
 """The gateway's numbers for Prometheus: histograms by model version, the ledger's fates, queues and links.
 
-Observing is a bisect and two additions; everything else is read from the live objects when somebody scrapes. There is
+Everything but the histograms is read from the live objects when somebody scrapes. There is
 no stream label: thousands of streams would be thousands of series.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,43 +14,20 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
 from penstock_gateway.ledger import Counts
+from penstock_models.histogram import Histogram
+from penstock_models.scheduling.runs import VersionRun
 
 BOUNDS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 STAGES = ("queue", "decode", "infer", "total")
 
 
-class Histogram:
-    """Counts per bucket of milliseconds, the last one open, and their sum."""
-
-    __slots__ = ("counts", "sum_ms")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_MS) + 1)
-        self.sum_ms = 0.0
-
-    def observe(self, ms: float) -> None:
-        self.counts[bisect_left(BOUNDS_MS, ms)] += 1
-        self.sum_ms += ms
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound in seconds, how many were at most that), as Prometheus wants it."""
-        total = 0
-        rows = []
-        for bound, n in zip([*BOUNDS_MS, None], self.counts, strict=True):
-            total += n
-            rows.append(("+Inf" if bound is None else f"{bound / 1e3:g}", float(total)))
-        return rows
-
-
 class ModelTimes:
-    """The four histograms of one model version, and how large its batches were."""
+    """The four histograms of one model version, in milliseconds per answered frame."""
 
-    __slots__ = ("batches", "decode", "frames", "infer", "queue", "total")
+    __slots__ = ("decode", "infer", "queue", "total")
 
     def __init__(self) -> None:
-        self.queue, self.decode, self.infer, self.total = (Histogram() for _ in STAGES)
-        self.batches = 0
-        self.frames = 0
+        self.queue, self.decode, self.infer, self.total = (Histogram(BOUNDS_MS) for _ in STAGES)
 
 
 @dataclass
@@ -80,15 +56,23 @@ class Gauge:
 
 
 class _Collector:
-    def __init__(self, tally: Tally, ledger: Callable[[], Counts], gauges: Iterable[Gauge]) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        ledger: Callable[[], Counts],
+        runs: Callable[[], Iterable[VersionRun]],
+        gauges: Iterable[Gauge],
+    ) -> None:
         self._tally = tally
         self._ledger = ledger
+        self._runs = runs
         self._gauges = tuple(gauges)
 
     def collect(self) -> Iterator[Metric]:
         yield from self._fates()
         yield from self._events()
         yield from self._times()
+        yield from self._batches()
         for gauge in self._gauges:
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
             for labels, value in gauge.rows():
@@ -131,26 +115,40 @@ class _Collector:
 
     def _times(self) -> Iterator[Metric]:
         labels = ("model", "version")
-        batches = CounterMetricFamily("penstock_batches", "Batches run.", labels=labels)
-        for key, times in self._tally.models.items():
-            batches.add_metric(key, times.batches)
-        yield batches
         for stage in STAGES:
             family = HistogramMetricFamily(
                 f"penstock_{stage}_seconds", f"Time per answered frame: {stage}.", labels=labels
             )
             for key, times in self._tally.models.items():
                 histogram: Histogram = getattr(times, stage)
-                family.add_metric(key, histogram.cumulative(), sum_value=histogram.sum_ms / 1e3)
+                family.add_metric(key, histogram.cumulative(1e-3), sum_value=histogram.sum / 1e3)
+            yield family
+
+    def _batches(self) -> Iterator[Metric]:
+        for name, text, of in (
+            ("penstock_batch_items", "Frames per batch.", "sizes"),
+            ("penstock_batch_over_predicted", "Time of a batch over what was predicted of it.", "predicted"),
+        ):
+            family = HistogramMetricFamily(name, text, labels=("model", "version"))
+            for run in self._runs():
+                histogram: Histogram = getattr(run.stats, of)
+                labels = (run.info.name, str(run.info.version))
+                family.add_metric(labels, histogram.cumulative(), sum_value=histogram.sum)
             yield family
 
 
 class Metrics:
     """The scrape page."""
 
-    def __init__(self, tally: Tally, ledger: Callable[[], Counts], gauges: Iterable[Gauge]) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        ledger: Callable[[], Counts],
+        runs: Callable[[], Iterable[VersionRun]],
+        gauges: Iterable[Gauge],
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Collector(tally, ledger, gauges))
+        self._registry.register(_Collector(tally, ledger, runs, gauges))
 
     def page(self) -> bytes:
         """Prometheus text format."""

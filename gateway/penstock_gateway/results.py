@@ -61,7 +61,6 @@ class Results:
         info = model.info
         view = ModelView(info.name, info.version, info.digest)
         times = self._tally.times(info.name, info.version)
-        times.batches += 1
         for frame, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 self._answer(frame, outcome, view, info.placement, now, times)
@@ -113,7 +112,6 @@ class Results:
             return
         if now > frame.deadline:
             frame.stream.counts.late += 1
-        times.frames += 1
         times.queue.observe(queue_ms)
         times.decode.observe(answer.decode_ms)
         times.infer.observe(answer.infer_ms)

@@ -27,6 +27,7 @@ from penstock_gateway.wire import (
     StatusPage,
     bounded,
 )
+from penstock_models.scheduling.request import Flow
 from penstock_models.scheduling.runs import VersionRun
 
 
@@ -52,7 +53,7 @@ class Views:
         self._since = time.time_ns() // 1_000_000
         self._state = ""
         self._told: dict[str, int] = {}
-        self._metrics = Metrics(parts.tally, parts.ledger.total, self._gauges())
+        self._metrics = Metrics(parts.tally, parts.ledger.total, lambda: parts.models, self._gauges())
         self.stopping = False
 
     @property
@@ -70,6 +71,9 @@ class Views:
         """Why the gateway is degraded; empty when it is not."""
         journal = self._parts.journal
         found = self._troubles()
+        found += [
+            f"route {lane.route.index}: {why}" for lane in self._parts.lanes if (why := infeasible(lane))
+        ]
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
         return found + self._parts.refusals.degraded + self._parts.health.degraded
@@ -200,4 +204,11 @@ def _route_view(lane: Lane) -> RouteStatus:
         waiting=lane.frames,
         waiting_bytes=lane.nbytes,
         paused=lane.paused,
+        infeasible=infeasible(lane) or None,
     )
+
+
+def infeasible(lane: Lane) -> str:
+    """Why the route's deadline cannot be met, "" where it can, or where nothing serves it."""
+    run = lane.target.run_for(Flow("", lane))
+    return run.infeasible(lane.route.deadline_ms) if run is not None else ""

@@ -189,7 +189,10 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
 
 
 class RouteStatus(Struct, frozen=True, kw_only=True):
-    """A route and what waits on it; `paused` where its connection does not read, since it is full."""
+    """A route and what waits on it; `paused` where its connection does not read, since it is full.
+
+    `infeasible` says why its deadline cannot be met even by a frame alone, as of now.
+    """
 
     index: int
     topic: str
@@ -198,6 +201,7 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     waiting: int = 0
     waiting_bytes: int = 0
     paused: bool = False
+    infeasible: str | None = None
 
 
 class LinkStatus(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from penstock_gateway.connections import every_name
 from penstock_gateway.ledger import FATES
 from penstock_gateway.wire import MAX_STATS_BYTES, MAX_STATS_STREAMS
 from tests.conftest import ROOT
+from tests.fakes.executor import servable
 from tests.fakes.gateway_core import GRANTED, core, route, until
 
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
@@ -84,6 +85,14 @@ async def test_what_makes_a_gateway_degraded_and_online_again(tmp_path: Path) ->
         gw.journal.events.on_unstuck()
         assert gw.statuses()[-1]["state"] == "online"
     assert gw.statuses()[-1]["state"] == "stopped"
+
+
+async def test_a_deadline_that_cannot_be_met_is_told(tmp_path: Path) -> None:
+    said = "deadline_infeasible: 200 ms < p95 310 ms"
+    async with core(tmp_path, route(deadline_ms=200), info=servable(p50_ms=310)) as gw:
+        page = gw.gateway._views.status(None)
+        assert page is not None and page.routes[0].infeasible == said
+        assert gw.statuses()[-1]["reasons"] == [f"route 0: {said}"]
 
 
 async def test_the_page_shows_streams_models_routes_and_links(tmp_path: Path) -> None:

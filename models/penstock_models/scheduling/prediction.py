@@ -86,7 +86,7 @@ class BatchTime:
     def solo_p95(self) -> float:
         """Seconds that 95 of 100 requests alone take at most."""
         ratios = sorted(self._known(1))
-        return self.mean(1) * max(1.0, ratios[int(0.95 * (len(ratios) - 1))])
+        return self.mean(1) * (ratios[int(0.95 * (len(ratios) - 1))] if len(ratios) >= FEW else 1.0)
 
     def untried(self, now: float) -> bool:
         """Nothing ran for so long that what is predicted needs a trial."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from penstock_models.histogram import Histogram
 from penstock_models.items import ServableInfo
 from penstock_models.scheduling.forming import batch_limit, least_efficient
 from penstock_models.scheduling.prediction import BatchTime
@@ -18,8 +19,21 @@ from penstock_models.scheduling.request import Flow
 LEAD_S = 0.05
 """How far ahead of its share a version may get for the sake of a deadline, in seconds of a slot."""
 
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+RATIOS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+
 PRESSED_S = 1.0
 """A version that dropped late work is taken to be overloaded for so long."""
+
+
+class RunStats:
+    """What a version's batches were like: their `sizes`, and what they took of what was `predicted` (a ratio)."""
+
+    __slots__ = ("predicted", "sizes")
+
+    def __init__(self) -> None:
+        self.sizes = Histogram(SIZES)
+        self.predicted = Histogram(RATIOS)
 
 
 class VersionRun:
@@ -37,6 +51,7 @@ class VersionRun:
         self.virtual = 0.0
         self.running = 0
         self.answered = 0
+        self.stats = RunStats()
         self.serving = True
         self._pressed_until = float("-inf")
 
@@ -64,6 +79,13 @@ class VersionRun:
     def latest_start(self) -> float:
         """When its most urgent request must be begun."""
         return self.queue.next_deadline() - self.times.upper(1)
+
+    def infeasible(self, deadline_ms: float) -> str:
+        """Why a deadline cannot be met even by a request alone, "" where it can."""
+        p95_ms = self.times.solo_p95() * 1e3
+        if deadline_ms >= p95_ms:
+            return ""
+        return f"deadline_infeasible: {deadline_ms:.0f} ms < p95 {p95_ms:.0f} ms"
 
     def too_late(self, flow: Flow, deadline: float, slots: int, now: float) -> bool:
         """Whether a request that stands behind others of its flow will hardly have its turn in time."""

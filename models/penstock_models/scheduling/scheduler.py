@@ -221,6 +221,8 @@ class Scheduler:
         refused = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Refusal)]
         failed = [requests[i] for i in refused if _is_suspect(outcomes[i])] if refused else []
         run.times.ran(len(requests), took_s, now, ended=bool(failed))
+        run.stats.sizes.observe(len(requests))
+        run.stats.predicted.observe(took_s / batch.predicted_s)
         if failed and not batch.last_try:
             self._suspects.add(run, failed, alone=batch.suspect is not None)
             outcomes = [outcome for outcome in outcomes if not _is_suspect(outcome)]
