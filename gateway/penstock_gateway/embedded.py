@@ -135,6 +135,8 @@ class _Mosquitto:
             "-c",
             str(self._config),
             stdin=asyncio.subprocess.DEVNULL,
+            # Mosquitto would tell the gateway's service manager that it is ready.
+            env={key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"},
             preexec_fn=_die_with_parent(),
             start_new_session=True,  # Ctrl-C is for the gateway, which drains into the broker first
         )

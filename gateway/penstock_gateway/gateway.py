@@ -38,6 +38,7 @@ from penstock_gateway.results import Results
 from penstock_gateway.status import Parts, Views
 from penstock_gateway.streams import Streams
 from penstock_gateway.topics import gateway_topic
+from penstock_gateway.watchdog import Watchdog
 from penstock_gateway.wire import GatewayStatus, encode_stats, encode_status
 from penstock_models.executor import ThreadExecutor
 from penstock_models.items import Executor
@@ -160,6 +161,7 @@ class Gateway:
         self._books = Books(Ledger(), Counts())
         self._checkpointed: tuple[int, ...] = ()
         self._told = b""
+        self._watchdog = Watchdog()
         runs = list(dict.fromkeys(models.values()))
         tally = Tally()
         self._links = self._connect(config, broker, make_link)
@@ -203,9 +205,11 @@ class Gateway:
                     ("refusals", self._refusals.run()),
                     ("stats", self._every(STATS_S, self._publish_stats)),
                     ("checkpoint", self._every(CHECKPOINT_S, self._checkpoint)),
+                    ("watchdog", self._watchdog.run()),
                 )
             ]
             await self._carry()
+            self._watchdog.tell("READY=1")  # a broker that is away is waited for while it runs
             links = {name: group.create_task(self._serve_link(name), name=name) for name in self._links}
             await stop.wait()
             await self._leave(links, scheduler)
@@ -229,6 +233,7 @@ class Gateway:
     async def _leave(self, links: dict[str, asyncio.Task[None]], scheduler: asyncio.Task[None]) -> None:
         """Stop accepting, drain with a deadline, publish."""
         log.info("stopping")
+        self._watchdog.tell("STOPPING=1")
         self._views.stopping = True
         incoming = [task for name, task in links.items() if self._links[name][0].routes]
         for task in incoming:
