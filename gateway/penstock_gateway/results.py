@@ -101,7 +101,11 @@ class Results:
         total_ms = (now - frame.arrived) * 1e3
         latency = LatencyMs(queue_ms, answer.decode_ms, answer.infer_ms, 0.0, total_ms)
         result = self._result(frame, "ok", None, now)
-        result.answered_by, result.model, result.placement = "edge", model, placement
+        result.answered_by, result.model, result.placement = (
+            "cache" if answer.cached else "edge",
+            model,
+            placement,
+        )
         result.latency_ms, result.offload = latency, EDGE
         result.detections, result.classes = answer.detections, answer.classes
         result.anomaly, result.outputs = answer.anomaly, answer.outputs

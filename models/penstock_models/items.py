@@ -95,7 +95,8 @@ class OutputTensor(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """A frame's answer: exactly one of the four task fields is set. Times are milliseconds of this item's share.
 
-    `width` and `height` are the upright picture's, 0 where the payload was none.
+    `width` and `height` are the upright picture's, 0 where the payload was none. `cached` says that the model did not run:
+    it had answered the same input before.
     """
 
     detections: tuple[Detection, ...] | None = None
@@ -106,6 +107,7 @@ class Answer(msgspec.Struct, frozen=True):
     infer_ms: float = 0.0
     width: int = 0
     height: int = 0
+    cached: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from itertools import groupby
 import msgspec
 import numpy as np
 
+from penstock_models.answer_cache import AnswerCache, fed_key
 from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
 from penstock_models.engine import Engine, OutputError
@@ -42,7 +43,7 @@ class Servable:
     """A loaded version. `run` may be called from several threads at once, but not twice at a time for one stream of a
     stateful version."""
 
-    def __init__(self, bundle: Bundle, session: Session, max_pixels: int) -> None:
+    def __init__(self, bundle: Bundle, session: Session, max_pixels: int, cache_bytes: int = 0) -> None:
         """Plan the way of an item, warm up and measure; `open` is the usual way in."""
         manifest = bundle.manifest
         self._bundle = bundle
@@ -62,7 +63,8 @@ class Servable:
             )
         self._lock = threading.Lock()
         self._ended: dict[int, bool] = {}
-        self._proof = Proof(bundle, self._engine, self.run, self.forget)
+        self._cache = AnswerCache(0 if self._stateful else cache_bytes)
+        self._proof = Proof(bundle, self._engine, self._run_fresh, self.forget)
         self.info = self._describe(_warm_up(self._engine))
 
     @classmethod
@@ -82,7 +84,13 @@ class Servable:
 
     @classmethod
     def open_checked(
-        cls, bundle: Bundle, devices: Sequence[str] = (), threads: int = 1, *, max_pixels: int = MAX_PIXELS
+        cls,
+        bundle: Bundle,
+        devices: Sequence[str] = (),
+        threads: int = 1,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        cache_bytes: int = 0,
     ) -> Servable:
         """Open the best variant and device that give the golden answers, and warm it up: one that errs is passed over.
 
@@ -93,7 +101,7 @@ class Servable:
         passed: list[str] = []
         wrong = False
         for session in sessions(bundle, devices, threads, passed):
-            servable = cls(bundle, session, max_pixels)
+            servable = cls(bundle, session, max_pixels, cache_bytes)
             problems = servable.golden()
             if not problems:
                 servable.warm()
@@ -111,11 +119,18 @@ class Servable:
         A bad item never fails its batch: it is found before the batch is formed, or by halving a batch that fails.
         After `terminate` the items without an answer are `failed: model_timeout`.
         """
+        return self._run(items, self._cache)
+
+    def _run_fresh(self, items: Sequence[Item]) -> list[Outcome]:
+        """The same, without the cache: what is to prove the model must run it."""
+        return self._run(items, None)
+
+    def _run(self, items: Sequence[Item], cache: AnswerCache | None) -> list[Outcome]:
         thread = threading.get_ident()
         with self._lock:
             self._ended[thread] = False
         try:
-            return self._run_stateful(items) if self._stateful else self._run_batch(items)
+            return self._run_stateful(items) if self._stateful else self._run_batch(items, cache)
         except RunTerminated:
             return [TIMED_OUT] * len(items)
         finally:
@@ -158,7 +173,9 @@ class Servable:
         """Free the session; runs in progress end first by themselves."""
         self._session.close()
 
-    def _run_batch(self, items: Sequence[Item]) -> list[Outcome]:
+    def _run_batch(self, items: Sequence[Item], cache: AnswerCache | None) -> list[Outcome]:
+        if cache:
+            return self._run_each(items, [{}] * len(items), cache)[0]
         whole = self._feeder.joined(items)
         if whole is not None:
             return self._run_fed([whole], [Source()] * len(items), None)[0]
@@ -184,9 +201,9 @@ class Servable:
         return outcomes
 
     def _run_each(
-        self, items: Sequence[Item], memories: Sequence[Memory]
+        self, items: Sequence[Item], memories: Sequence[Memory], cache: AnswerCache | None = None
     ) -> tuple[list[Outcome], list[Memory | None]]:
-        """Feed items one by one, then run those together whose rows have the same shape."""
+        """Feed items one by one, then run those together whose rows have the same shape, and that are not in the cache."""
         outcomes: list[Outcome] = [TIMED_OUT] * len(items)
         news: list[Memory | None] = [None] * len(items)
         ready: list[tuple[int, Fed]] = []
@@ -195,12 +212,22 @@ class Servable:
                 ready.append((index, self._feeder.feed(item, memories[index].get(CONTEXT))))
             except Rejection as why:
                 outcomes[index] = why.refusal()
+        keys: dict[int, bytes] = {}
+        if cache:
+            keys = {index: fed_key(fed) for index, fed in ready}
+            for index, fed in ready:
+                if (hit := cache.get(keys[index], fed.source.decode_ms)) is not None:
+                    outcomes[index] = hit
+                    del keys[index]
+            ready = [(index, fed) for index, fed in ready if index in keys]
         for group in _alike(ready):
             feds = [fed for _, fed in group]
             held = [memories[index] for index, _ in group] if self._stateful else None
             answers, new = self._run_fed(feds, [fed.source for fed in feds], held)
             for (index, fed), answer, memory in zip(group, answers, new, strict=True):
                 outcomes[index] = answer
+                if cache and isinstance(answer, Answer):
+                    cache.put(keys[index], answer)
                 news[index] = memory if fed.context is None else {**(memory or {}), CONTEXT: fed.context}
         return outcomes, news
 
