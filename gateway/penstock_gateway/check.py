@@ -68,7 +68,7 @@ async def examine(config: Config, broker: bool, queue: int) -> Report:
 def _models(config: Config) -> tuple[dict[str, str], list[str]]:
     """What each reference comes to, and what is wrong with those that come to nothing."""
     found, problems = {}, []
-    for reference in dict.fromkeys(str(route.model) for route in config.route):
+    for reference in map(str, config.references):
         try:
             bundle = open_version(resolve(config.models.path, reference))
         except PenstockError as error:

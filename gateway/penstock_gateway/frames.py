@@ -8,11 +8,13 @@ full. What "full" does is named in the configuration: `wait` stops reading the l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from penstock_gateway.config import Route
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.ledger import Counts
+from penstock_models.scheduling.chain import Chain
 from penstock_models.scheduling.request import Flow, Request, Share
 from penstock_models.scheduling.scheduler import Target
 
@@ -101,10 +103,11 @@ class Lane(Share):
     `streams` are those that sent something in this start, `halted` are those whose last receipt said `window` 0.
     """
 
-    def __init__(self, route: Route, target: Target) -> None:
+    def __init__(self, route: Route, target: Target, stages: Sequence[Target] = ()) -> None:
         super().__init__()
         self.route = route
         self.target = target
+        self.chain = Chain(stages) if stages else None
         self.frames = 0
         self.nbytes = 0
         self._begun = 0
@@ -135,6 +138,9 @@ class Lane(Share):
 
     def line_up(self, frame: Frame) -> None:
         """The frame waits for its model from now on. Kept in order of arrival where the oldest may be asked for."""
+        frame.due = frame.deadline
+        if self.chain is not None:
+            frame.deadline = self.chain.deadline(frame.due, 0, frame.stream)
         if self.route.on_full == "drop_oldest" and frame.every:
             self._line[frame] = None
 

@@ -42,6 +42,7 @@ from penstock_gateway.watchdog import Watchdog
 from penstock_gateway.wire import GatewayStatus, encode_stats, encode_status
 from penstock_models.executor import ThreadExecutor
 from penstock_models.items import Executor
+from penstock_models.scheduling.chain import Chains
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.scheduling.scheduler import Scheduler
 from penstock_models.store import resolve
@@ -112,7 +113,7 @@ async def _load(config: Config, executor: Executor) -> dict[str, VersionRun]:
     """Load every model that a route names, once each; nothing else is served yet, so it happens in this process."""
     models: dict[str, VersionRun] = {}
     by_digest: dict[str, VersionRun] = {}
-    for reference in dict.fromkeys(str(route.model) for route in config.route):
+    for reference in map(str, config.references):
         path = await asyncio.to_thread(resolve, config.models.path, reference)
         info = await executor.load(str(path), config.devices(reference.partition(":")[0]))
         models[reference] = by_digest.setdefault(info.digest, VersionRun(info))
@@ -169,9 +170,14 @@ class Gateway:
         self._health = Health(executor, [run.info for run in runs], self.publish_status)
         self._receipts = Receipts(control, tally, lambda stream: self.intake.passed(stream))
         self._results = Results(results_link, journal, self._books.journalled, tally, self._let_go)
-        self._scheduler = Scheduler(executor, config.threads, self._results.outcomes, self._settle)
+        chains = Chains(self._results.outcomes, self._settle, lambda frame: frame.stream.lane.chain)
+        self._scheduler = Scheduler(executor, config.threads, chains.outcomes, chains.settled)
+        chains.scheduler = self._scheduler
         self._scheduler.runs.extend(runs)
-        self._lanes = [Lane(route, models[str(route.model)]) for route in config.route]
+        self._lanes = [
+            Lane(route, models[str(route.model)], [models[str(stage)] for stage in route.stages])
+            for route in config.route
+        ]
         limits, mqtt = config.limits, config.mqtt
         self._streams = Streams(self._lanes, self._books.ledger, mqtt.root, config.site, limits.max_streams)
         self.intake = Intake(

@@ -114,7 +114,7 @@ class Results:
             detail = f"a result of {len(payload)} bytes, at most {MAX_RESULT_BYTES} can be sent"
             self.refuse(frame, Refusal("failed", "model_output", detail))
             return
-        if now > frame.deadline:
+        if now > frame.due:
             frame.stream.counts.late += 1
         times.queue.observe(queue_ms)
         times.decode.observe(answer.decode_ms)

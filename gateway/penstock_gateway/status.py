@@ -28,7 +28,7 @@ from penstock_gateway.wire import (
     bounded,
 )
 from penstock_models.scheduling.request import Flow
-from penstock_models.scheduling.runs import VersionRun
+from penstock_models.scheduling.runs import VersionRun, infeasible
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class Views:
         journal = self._parts.journal
         found = self._troubles()
         found += [
-            f"route {lane.route.index}: {why}" for lane in self._parts.lanes if (why := infeasible(lane))
+            f"route {lane.route.index}: {why}" for lane in self._parts.lanes if (why := _infeasible(lane))
         ]
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
@@ -204,11 +204,13 @@ def _route_view(lane: Lane) -> RouteStatus:
         waiting=lane.frames,
         waiting_bytes=lane.nbytes,
         paused=lane.paused,
-        infeasible=infeasible(lane) or None,
+        infeasible=_infeasible(lane) or None,
     )
 
 
-def infeasible(lane: Lane) -> str:
-    """Why the route's deadline cannot be met, "" where it can, or where nothing serves it."""
-    run = lane.target.run_for(Flow("", lane))
-    return run.infeasible(lane.route.deadline_ms) if run is not None else ""
+def _infeasible(lane: Lane) -> str:
+    """Why the route's deadline cannot be met, "" where it can; what serves nothing now is left out."""
+    flow = Flow("", lane)
+    stages = lane.chain.stages if lane.chain is not None else ()
+    runs = [run for target in (lane.target, *stages) if (run := target.run_for(flow)) is not None]
+    return infeasible(lane.route.deadline_ms, runs)

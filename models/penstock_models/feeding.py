@@ -5,6 +5,7 @@ What a step does is `steps`' business; what is run, `servable`'s.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from penstock_models.errors import BundleError
 from penstock_models.images import decode_image
-from penstock_models.items import EncodedImage, Item, JsonValues, Named, Payload, Tensor
+from penstock_models.items import Box, EncodedImage, Item, JsonValues, Named, Payload, Tensor
 from penstock_models.manifest import Manifest, TensorSpec
 from penstock_models.opencv import cv2
 from penstock_models.payloads import dtype_of, numbers_of, require_finite
@@ -25,6 +26,9 @@ from penstock_models.steps.series import SeriesPlan, Shape
 from penstock_models.steps.specs import Color, Resize
 
 _CHANNELS = {1: cv2.COLOR_GRAY2BGR, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGR}
+
+
+Pictures = dict[int, Array]
 
 
 class Fed(NamedTuple):
@@ -65,8 +69,11 @@ class Feeder:
         self.has_context = self._series.context is not None
         self.has_window = self._series.window is not None
 
-    def feed(self, item: Item, context: Array | None = None) -> Fed:
+    def feed(self, item: Item, context: Array | None = None, pictures: Pictures | None = None) -> Fed:
         """Decode and preprocess one item.
+
+        Args:
+            pictures: decoded pictures of this batch, by the identity of their payload: parts of one are decoded once.
 
         Raises:
             Rejection: the item's fault, with the ledger's reason.
@@ -79,6 +86,8 @@ class Feeder:
             raise Rejection(
                 "schema", f"this model needs inputs {', '.join(self._names())}; send them by name"
             )
+        if item.region is not None:
+            return self._part(payload, item.region, {} if pictures is None else pictures, began)
         return self._main(payload, context, began, {})
 
     def joined(self, items: Sequence[Item]) -> Fed | None:
@@ -128,7 +137,7 @@ class Feeder:
 
     def _main(self, payload: Payload, context: Array | None, began: float, others: dict[str, Array]) -> Fed:
         if self._picture is not None and not self._is_ready_tensor(payload):
-            return self._from_picture(self._picture, payload, began, others)
+            return self._from_picture(self._picture, self._decoded(payload), began, others)
         plan = self._series
         numbers = numbers_of(payload, self.main.dtype, real=self._real_dtype())
         shape = plan.shape_of(numbers.values.size, numbers.shape)
@@ -138,15 +147,22 @@ class Feeder:
         source = Source(rows=len(done.data), decode_ms=_since(began))
         return Fed({self.main.name: done.data, **others}, done.real, source, done.context)
 
-    def _from_picture(
-        self, plan: PicturePlan, payload: Payload, began: float, others: dict[str, Array]
-    ) -> Fed:
-        if isinstance(payload, EncodedImage):
-            if not len(payload.data):
-                raise Rejection("empty", "the payload has no bytes")
-            picture = decode_image(payload.data, self._max_pixels)
-        else:
-            picture = self._pixels(payload)
+    def _part(self, payload: Payload, region: Box, pictures: Pictures, began: float) -> Fed:
+        if self._picture is None:
+            raise Rejection("content_type", "a part of a picture was asked for, and this model takes none")
+        picture = pictures.get(id(payload))
+        if picture is None:
+            picture = pictures[id(payload)] = self._decoded(payload)
+        return self._from_picture(self._picture, _cropped(picture, region), began, {})
+
+    def _decoded(self, payload: Payload) -> Array:
+        if not isinstance(payload, EncodedImage):
+            return self._pixels(payload)
+        if not len(payload.data):
+            raise Rejection("empty", "the payload has no bytes")
+        return decode_image(payload.data, self._max_pixels)
+
+    def _from_picture(self, plan: PicturePlan, picture: Array, began: float, others: dict[str, Array]) -> Fed:
         try:
             row, geometry = plan(picture)
         except cv2.error as error:
@@ -212,6 +228,14 @@ def _picture_axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
         case (height, width, channels):
             return height, width, channels
     return 0, 0, 0
+
+
+def _cropped(picture: Array, region: Box) -> Array:
+    """The pixels that a box touches, at least one."""
+    height, width = picture.shape[:2]
+    left, top = (min(max(int(at * size), 0), size - 1) for at, size in zip(region[:2], (width, height)))
+    right, bottom = (min(math.ceil(at * size), size) for at, size in zip(region[2:], (width, height)))
+    return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def _since(began: float) -> float:

@@ -52,23 +52,31 @@ class Named(msgspec.Struct, frozen=True):
 
 Payload = EncodedImage | Tensor | JsonValues | SenML | Named
 
+Box = tuple[float, float, float, float]
+"""[x0, y0, x1, y1], normalised to 0..1 of the upright picture."""
+
 
 class Item(msgspec.Struct, frozen=True):
     """One frame's payload for a servable.
 
-    `stream` keys the carried state (state tensors, `context` steps) of stateful models: "DEVICE/STREAM".
+    `stream` keys the carried state (state tensors, `context` steps) of stateful models: "DEVICE/STREAM". `region` is the part
+    of a picture that is looked at, as a box: what a later stage of a chain gets.
     """
 
     payload: Payload
     stream: str = ""
+    region: Box | None = None
 
 
-class Detection(msgspec.Struct, frozen=True):
-    """`box` is [x0, y0, x1, y1], normalised to 0..1 of the upright picture."""
+class Detection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something in a picture. `classes` and `detections` are what the next stage of a chain says of that part of it; their
+    boxes are of the whole picture too."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     label: str
+    classes: tuple[Class, ...] | None = None
+    detections: tuple[Detection, ...] | None = None
 
 
 class Class(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
 from penstock_models.engine import Engine, OutputError
 from penstock_models.errors import BundleError
-from penstock_models.feeding import Fed, Feeder, takes_pictures
+from penstock_models.feeding import Fed, Feeder, Pictures, takes_pictures
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
 from penstock_models.manifest import Manifest, TensorSpec
@@ -207,9 +207,10 @@ class Servable:
         outcomes: list[Outcome] = [TIMED_OUT] * len(items)
         news: list[Memory | None] = [None] * len(items)
         ready: list[tuple[int, Fed]] = []
+        pictures: Pictures = {}
         for index, item in enumerate(items):
             try:
-                ready.append((index, self._feeder.feed(item, memories[index].get(CONTEXT))))
+                ready.append((index, self._feeder.feed(item, memories[index].get(CONTEXT), pictures)))
             except Rejection as why:
                 outcomes[index] = why.refusal()
         keys: dict[int, bytes] = {}

@@ -120,5 +120,6 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
         return {"status": outcome.bucket, "reason": outcome.reason, "detail": outcome.detail}
     plain: dict[str, Any] = msgspec.to_builtins(outcome)
     times = {"decode": plain.pop("decode_ms"), "infer": plain.pop("infer_ms")}
+    del plain["cached"]  # nothing is cached here
     answer = {key: value for key, value in plain.items() if value is not None}
     return {"status": "ok", "reason": None, "latency_ms": times, **answer}

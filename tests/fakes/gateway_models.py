@@ -1,7 +1,7 @@
 """Small ONNX models for the system tests, packed into a model store. They load anywhere and answer in microseconds.
 
-`quarters` tells the colours of a picture's four quarters, `colours` says red, green or blue, `halves` is an
-autoencoder over four values. `picky` and `patient` pass their golden samples and misbehave on one input: the first
+`quarters` tells the colours of a picture's four quarters, `colours` says red, green or blue, `finder` finds a picture's
+halves, `halves` is an autoencoder over four values. `picky` and `patient` pass their golden samples and misbehave on one input: the first
 takes an index, the second the number of its turns from the data.
 """
 
@@ -38,12 +38,13 @@ def pack_small(store: Path, sources: Path) -> None:
     labels = sources / "labels.txt"
     labels.write_text("red\ngreen\nblue\n")
     (sources / "quarters.toml").write_text(QUARTERS_TOML)
-    files = {"quarters": quarters(), "colours": classifier(), "halves": autoencoder()}
+    files = {"quarters": quarters(), "colours": classifier(), "halves": autoencoder(), "finder": finder()}
     for name, data in {**files, "picky": picky(), "patient": patient()}.items():
         (sources / f"{name}.onnx").write_bytes(data)
     pack(sources / "quarters.toml", store)
     pack(sources / "colours.onnx", store, preset="classification", labels=labels)
     pack(sources / "halves.onnx", store, preset="autoencoder")
+    pack(sources / "finder.onnx", store, preset="rfb", labels=_line(sources, "half"))
     for name in ("picky", "patient"):
         pack(sources / f"{name}.onnx", store, golden=[_ones(sources)])
 
@@ -83,6 +84,23 @@ def quarters() -> bytes:
     pool = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[4, 4], strides=[4, 4])
     made = model([pool], [tensor("x", ["n", 3, 8, 8])], [tensor("y", ["n", 3, 2, 2])])
     return bytes(made.SerializeToString())
+
+
+def finder() -> bytes:
+    """Finds the left and the right half of every picture: (1, 3, 8, 8) → `scores` (1, 2, 2), `boxes` (1, 2, 4)."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
+        helper.make_node("Add", ["zero", "sure"], ["scores"]),
+        helper.make_node("Add", ["zero", "halves"], ["boxes"]),
+    ]
+    weights = [
+        weight("nothing", 0.0),
+        weight("sure", [[[0.1, 0.9], [0.2, 0.8]]]),
+        weight("halves", [[[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]]),
+    ]
+    ends = [tensor("x", [1, 3, 8, 8])], [tensor("scores", [1, 2, 2]), tensor("boxes", [1, 2, 4])]
+    return bytes(model(nodes, *ends, weights).SerializeToString())
 
 
 def picky() -> bytes:

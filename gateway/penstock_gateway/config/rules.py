@@ -44,7 +44,7 @@ def warnings(config: Config) -> Iterator[str]:
         yield f"{config.origins['mqtt.key']}: mqtt.key: {config.mqtt.key} can be read by others; chmod 600 it"
     if config.mqtt.url.embedded and not config.mqtt.listen.loopback:
         yield f"mqtt.listen: the embedded broker on {config.mqtt.listen} takes everybody who can reach it"
-    routed = {route.model.name for route in config.route}
+    routed = {reference.name for reference in config.references}
     for number, model in enumerate(config.model):
         if model.name not in routed:
             yield f"{config.origins[f'model[{number}].name']}: no route uses the model {model.name}"
@@ -131,6 +131,9 @@ def _route(config: Config, route: Route) -> Iterator[Problem]:
             f"{key}.queue_bytes",
             f"expected at least limits.max_frame_bytes ({least}), came {route.queue_bytes}",
         )
+    if len(route.chain) % 2 or any(step != "crop" for step in route.chain[::2]):
+        came = ", ".join(route.chain)
+        yield f"{key}.chain", f'expected "crop" and a model in turns, such as ["crop", "breed"], came {came}'
     for own in own_filters(config.mqtt.root, config.site):
         if route.filter.overlaps(own):
             yield (

@@ -24,6 +24,7 @@ MAX_BYTES = 1 << 44
 
 NameText = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
 ModelName = Annotated[str, Meta(pattern=r"\A[a-z0-9_-]{1,64}\Z")]
+ReferenceText = Annotated[str, Meta(pattern=r"\A[a-z0-9_-]{1,64}(:[1-9][0-9]{0,18}|@[a-z0-9_-]{1,64})?\Z")]
 Milliseconds = Annotated[int, Meta(ge=1, le=MAX_WAIT_MS)]
 Dimension = Annotated[int, Meta(ge=1, le=MAX_DIM)]
 Shape = Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=MAX_DIMS)]
@@ -126,6 +127,16 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     content_type: Annotated[ContentType | None, doc("what a message without a Content Type holds")] = None
     shape: Annotated[Shape | None, doc("shape of a tensor that does not bring one")] = None
     dtype: Annotated[Dtype | None, doc("dtype of a tensor that does not bring one")] = None
+    chain: Annotated[
+        tuple[ReferenceText, ...],
+        Meta(max_length=8),
+        doc('what follows the model: `["crop", "MODEL"]` gives each part that it found to MODEL, and so on'),
+    ] = ()
+
+    @property
+    def stages(self) -> tuple[ModelRef, ...]:
+        """The models behind the first one."""
+        return tuple(ModelRef.parse(text) for text in self.chain[1::2])
 
     @property
     def default_device(self) -> str:
@@ -170,6 +181,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitsConfig
     route: tuple[Route, ...]
     model: tuple[ModelConfig, ...] = ()
+
+    @property
+    def references(self) -> tuple[ModelRef, ...]:
+        """Every model that a route names, once."""
+        named = (ref for route in self.route for ref in (route.model, *route.stages))
+        return tuple(dict.fromkeys(named))
 
     def devices(self, name: str) -> tuple[str, ...]:
         """The devices to try for a model, best first; empty where the file says none."""

@@ -33,10 +33,11 @@ class Share:
 class Flow(Entry):
     """The requests of one source, which run and are answered in order: by rank, then as they came.
 
-    `waiting` is its line in `queue`, the version's that runs them; `busy` while a batch holds requests of it.
+    `waiting` is its line in `queue`, the version's that runs them; `busy` while a batch holds requests of it, `held` while one
+    that ran is not answered yet: it has parts under way.
     """
 
-    __slots__ = ("busy", "key", "queue", "share", "waiting")
+    __slots__ = ("busy", "held", "key", "queue", "share", "waiting")
 
     def __init__(self, key: str, share: Share, weight: float = 1.0) -> None:
         super().__init__(weight)
@@ -45,21 +46,23 @@ class Flow(Entry):
         self.waiting: deque[Request] = deque()
         self.queue: VersionQueue | None = None
         self.busy = False
+        self.held = False
 
 
 class Request:
     """One item for a version. Times are seconds of the monotonic clock.
 
-    `waiting` is true while it stands in its flow's line, `taken` is when a batch took it.
+    `deadline` is when the run must be done, `due` when the answer is: later, where other stages follow. `waiting` is true
+    while it stands in its flow's line, `taken` is when a batch took it.
     """
 
-    __slots__ = ("deadline", "flow", "item", "nbytes", "rank", "taken", "waiting")
+    __slots__ = ("deadline", "due", "flow", "item", "nbytes", "rank", "taken", "waiting")
 
     def __init__(self, flow: Flow, item: Item | None = None, nbytes: int = 0) -> None:
         self.flow = flow
         self.item = item
         self.nbytes = nbytes
-        self.deadline = NO_DEADLINE
+        self.deadline = self.due = NO_DEADLINE
         self.rank = 4
         self.taken = 0.0
         self.waiting = False

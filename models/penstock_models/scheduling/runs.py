@@ -80,19 +80,18 @@ class VersionRun:
         """When its most urgent request must be begun."""
         return self.queue.next_deadline() - self.times.upper(1)
 
-    def infeasible(self, deadline_ms: float) -> str:
-        """Why a deadline cannot be met even by a request alone, "" where it can."""
-        p95_ms = self.times.solo_p95() * 1e3
-        if deadline_ms >= p95_ms:
-            return ""
-        return f"deadline_infeasible: {deadline_ms:.0f} ms < p95 {p95_ms:.0f} ms"
-
     def too_late(self, flow: Flow, deadline: float, slots: int, now: float) -> bool:
         """Whether a request that stands behind others of its flow will hardly have its turn in time."""
         if not flow.waiting or flow.queue is not self.queue:
             return False
         wait_s = self.queue.ahead(flow) * self.times.item_s / slots
         return now + wait_s + self.times.mean(1) > deadline
+
+
+def infeasible(deadline_ms: float, runs: Sequence[VersionRun]) -> str:
+    """Why a deadline cannot be met even by a request alone that these run one after the other, "" where it can."""
+    p95_ms = sum(run.times.solo_p95() for run in runs) * 1e3
+    return "" if deadline_ms >= p95_ms else f"deadline_infeasible: {deadline_ms:.0f} ms < p95 {p95_ms:.0f} ms"
 
 
 class Turns:

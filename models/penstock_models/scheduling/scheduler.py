@@ -244,11 +244,9 @@ class Scheduler:
                 run.answered = -len(requests)  # the others of this batch are no new proof
 
     def _release(self, run: VersionRun, requests: list[Any]) -> None:
-        """Let the flows of settled requests stand in line again, but for those of which another one is suspected."""
-        if self._suspects:
-            held = self._suspects.flows()
-            requests = [request for request in requests if request.flow not in held]
-        run.queue.release(requests)
+        """Let the flows of settled requests stand in line again, but for those with one that is suspected or held."""
+        suspected = self._suspects.flows() if self._suspects else ()
+        run.queue.release([r for r in requests if not r.flow.held and r.flow not in suspected])
 
     def _next_suspect(self, now: float) -> Suspect | None:
         """The next one that can still be answered in time. Of the others, one that failed alone is the guilty one."""
