@@ -9,8 +9,12 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from penstock_models import golden, safety
@@ -42,6 +46,8 @@ from penstock_models.vetting.verdict import (
     refused,
 )
 
+T = TypeVar("T")
+
 Tell = Callable[[Progress], None]
 
 REPEAT_BELOW_MS = 50.0  # a batch that took longer is not run a second time, to time it warm
@@ -56,6 +62,7 @@ class _Trial:
         self.request = request
         self.place = Path(f"/proc/self/fd/{request.descriptor}")
         self.stage = ""
+        self.bundle: Bundle | None = None
         self._tell = tell
 
     def at(self, stage: str, done: int = 0, total: int = 0) -> None:
@@ -91,25 +98,20 @@ def examine(request: Request, tell: Tell) -> Vetted:
             case "model":
                 return _model(trial)
     except Exception as error:  # a bundle may come from anywhere: whatever it makes us raise is about it
-        return _refusal(trial, error)
+        return _identified(trial, _refusal(trial, error))
 
 
 def _version(trial: _Trial, bundle: Bundle, footprint: Footprint) -> Vetted:
+    trial.bundle = bundle
     trial.at("loading it")
     began = time.perf_counter()
-    servable = Servable.open_checked(
-        bundle,
-        trial.request.devices,
-        advance=lambda done, total: trial.at("running its golden samples", done, total),
-    )
+    advance = partial(trial.at, "running its golden samples")
+    servable = _in_thread(partial(Servable.open_checked, bundle, trial.request.devices, advance=advance))
     load_ms = (time.perf_counter() - began) * 1e3
     trial.at("running whole batches")
-    batch_ms = _batches(servable, _samples(bundle))
-    return Vetted(
+    batch_ms = _in_thread(partial(_batches, servable, _samples(bundle)))
+    verdict = Vetted(
         True,
-        digest=bundle.digest,
-        files=len(bundle.manifest.files),
-        golden=len(bundle.manifest.golden),
         placement=servable.info.placement,
         max_batch=servable.info.max_batch,
         resident_bytes=footprint.resident_bytes(),
@@ -118,6 +120,7 @@ def _version(trial: _Trial, bundle: Bundle, footprint: Footprint) -> Vetted:
         p50_ms=servable.info.p50_ms,
         batch_ms=batch_ms,
     )
+    return _identified(trial, verdict)
 
 
 def _bare(trial: _Trial) -> Vetted:
@@ -157,6 +160,12 @@ def _model(trial: _Trial) -> Vetted:
     )
 
 
+def _in_thread(call: Callable[[], T]) -> T:
+    """Load in one thread and run in another, as a serving process does: each has a heap of its own, which counts."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()
+
+
 def _zeros(spec: TensorSpec) -> np.ndarray:
     return np.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
 
@@ -178,16 +187,17 @@ def _batches(servable: Servable, samples: Callable[[int], list[Item]]) -> dict[i
     """
     times: dict[int, float] = {}
     rows = 1
-    while rows <= servable.info.max_batch:
-        items = samples(rows)
-        try:
-            took = _run(servable, items, rows)
-            times[rows] = took if took > REPEAT_BELOW_MS else _run(servable, items, rows)
-        except RunError as error:
-            if out_of_memory(str(error)):
-                raise
-            break
-        rows *= 2
+    try:
+        while rows <= servable.info.max_batch:
+            times[rows] = _run(servable, samples(rows), rows)
+            if times[rows] < REPEAT_BELOW_MS:  # warm
+                times[rows] = _run(servable, samples(rows), rows)
+            rows *= 2
+        # A runtime plans its memory in the first run of a size and takes it in the second.
+        _run(servable, samples(rows // 2), rows // 2)
+    except RunError as error:
+        if out_of_memory(str(error)):
+            raise
     return times
 
 
@@ -215,6 +225,16 @@ def _refusal(trial: _Trial, error: Exception) -> Vetted:
         reason,
         _placed(trial, text.removeprefix(f"{reason}: ")),
         tuple(_placed(trial, p) for p in problems),
+    )
+
+
+def _identified(trial: _Trial, verdict: Vetted) -> Vetted:
+    """With what the manifest says, where it could be read."""
+    if trial.bundle is None:
+        return verdict
+    manifest = trial.bundle.manifest
+    return msgspec.structs.replace(
+        verdict, digest=trial.bundle.digest, files=len(manifest.files), golden=len(manifest.golden)
     )
 
 
