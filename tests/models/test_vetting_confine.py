@@ -141,3 +141,18 @@ except MemoryError:
         "19 1000",
         "no memory",
     ]
+
+
+def test_without_the_filter_it_is_a_namespace_or_said_to_be_open() -> None:
+    """Where the machine's call numbers are not known: no network in a namespace of its own, if the kernel grants one."""
+    code = """
+import errno, socket
+from penstock_models.vetting import confine
+confine.program = lambda machine: None
+print(confine.cut_off())
+with socket.socket() as tried:
+    print(errno.errorcode[tried.connect_ex(('127.0.0.1', 9))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stderr == ""
+    assert done.stdout.split() in (["namespace", "ENETUNREACH"], ["open", "ECONNREFUSED"])

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
@@ -41,6 +41,7 @@ CHILD = "penstock_models.vetting.child"
 MAX_LINE = 256 * 1024
 MAX_TAIL = 4096
 END_S = 2.0  # from the child's last word to its end
+STARVED_SHARE = 0.5  # of its wall time; from there on the box was too busy, and the model may be a good one
 SPARE_SHARE = 0.75  # of the box's free memory that a child may take
 
 # A driver is found and chosen by these; everything else of the environment stays outside.
@@ -58,13 +59,15 @@ class Subject(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a child ended without a verdict. `code` as of `subprocess`; `tail` the end of its standard error."""
+    """How a child ended without a verdict. `code` as of `subprocess`; `tail` the end of its standard error; `waited_s`
+    how long it stood ready and got no processor."""
 
     code: int
     stage: str
     tail: str
     late: bool = False
     flooded: bool = False
+    waited_s: float = 0.0
 
 
 class Attempt:
@@ -105,7 +108,7 @@ class Attempt:
         with self._lock:
             self._killed = True
             if self._process is not None and self._process.returncode is None:
-                # Its whole session: where the kernel has no filter, it may have children of its own.
+                # Its whole group: where the kernel has no filter, it may have children of its own.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -120,13 +123,17 @@ class Attempt:
             finally:
                 os.close(writer)
             listener = _Listener(self._advance)
+            waited_s = 0.0
             try:
                 listener.listen(process, words, self._limits.wall_s)
+                waited_s = _waited_s(process.pid)
             finally:
                 self._reap(process, ended_by_itself=not (listener.late or listener.flooded))
         if listener.verdict is not None:
             return listener.verdict
-        ended = Ended(process.returncode, listener.stage, listener.tail(), listener.late, listener.flooded)
+        ended = Ended(
+            process.returncode, listener.stage, listener.tail(), listener.late, listener.flooded, waited_s
+        )
         return conclude(ended, str(self._subject.path), limits)
 
     def _start(self, descriptor: int, writer: int, limits: Limits) -> subprocess.Popen[bytes]:
@@ -156,7 +163,8 @@ class Attempt:
                     pass_fds=(descriptor, writer),
                     cwd=folder,
                     env=environment(os.environ),
-                    start_new_session=True,
+                    # A group to be ended as a whole; no session, as Linux lets priorities count within one only.
+                    process_group=0,
                 )
                 return self._process
         finally:
@@ -231,6 +239,12 @@ def conclude(ended: Ended, shown: str, limits: Limits) -> Vetted:
     """What the end of a child that gave no verdict says about the model."""
     last = " ".join(ended.tail.strip().rpartition("\n")[2].split())[-200:]
     during = f"{shown}: "
+    if ended.late and ended.waited_s > STARVED_SHARE * limits.wall_s:
+        return refused(
+            "starved",
+            f"{during}waited {ended.waited_s:.0f} of {limits.wall_s:g} s for a processor, while {ended.stage};"
+            " try again when the box is less busy",
+        )
     if ended.late:
         return refused("endless", f"{during}was not done after {limits.wall_s:g} s, while {ended.stage}")
     if ended.flooded:
@@ -252,7 +266,7 @@ def conclude(ended: Ended, shown: str, limits: Limits) -> Vetted:
     return refused("internal", f"{during}the child left with code {ended.code} while {ended.stage}: {last}")
 
 
-def environment(outer: os._Environ[str] | dict[str, str]) -> dict[str, str]:
+def environment(outer: Mapping[str, str]) -> dict[str, str]:
     """The child's environment: where to find libraries, one thread, nothing else of the parent's."""
     root = str(Path(penstock_models.__file__).resolve().parent.parent)
     given = [str(Path(p).resolve()) for p in outer.get("PYTHONPATH", "").split(os.pathsep) if p]
@@ -260,7 +274,6 @@ def environment(outer: os._Environ[str] | dict[str, str]) -> dict[str, str]:
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join([root, *given]),
-        "PYTHONNOUSERSITE": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -280,6 +293,15 @@ def _granted(wanted: int) -> int:
         spare = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
         return min(wanted, int(spare * SPARE_SHARE))
     return wanted
+
+
+def _waited_s(pid: int) -> float:
+    """How long the threads of a process stood ready without a processor, together; 0 where the kernel does not say."""
+    waited_ns = 0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        for place in Path(f"/proc/{pid}/task").iterdir():
+            waited_ns += int((place / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def _signal(number: int) -> str:

@@ -34,13 +34,14 @@ Reason = Literal[
     "usage",
     "memory",
     "endless",
+    "starved",
     "crashed",
     "internal",
 ]
 """Why a version was refused. The first six are `ModelRefused`'s own; `bundle`: digest, manifest, archive or steps are
 wrong; `golden`: a golden answer is; `placement`: no variant runs here; `usage`: the
 model.toml beside a bare model file is; `memory`, `endless`, `crashed`: it went beyond the
-limits, or took its process with it; `internal`: the child itself could not do its work."""
+limits, or took its process with it; `starved`: the box was too busy to tell; `internal`: the child itself could not do its work."""
 
 _LIFE_S: dict[str, float] = {
     "not_a_model": 86_400.0,
@@ -173,7 +174,7 @@ def life_s(verdict: Vetted) -> float | None:
 
     What the bytes alone decide holds a day: they do not change, only our walkers do. What a runtime or a driver had a
     part in holds an hour, so that a repaired box tries again. What depends on the load of the moment holds five minutes:
-    long enough that nobody who asks in a loop keeps a core busy. A missing device or a fault of ours is not kept at all.
+    long enough that nobody who asks in a loop keeps a core busy. A busy box, a missing device or a fault of ours is not kept at all.
     """
     return None if verdict.ok else _LIFE_S.get(verdict.reason, 0.0)
 
