@@ -1,15 +1,12 @@
 """A foreign model meets a limited child process first: what is refused, why, and that nobody else notices."""
 
 import asyncio
-import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -25,42 +22,18 @@ from penstock_models.errors import (
     UsageError,
 )
 from penstock_models.executor import ThreadExecutor
-from penstock_models.vetting.attempt import CHILD, Ended, conclude, environment
+from penstock_models.vetting.attempt import environment
+from penstock_models.vetting.listening import Ended, conclude
 from penstock_models.vetting.verdict import Limits, Reason, Vetted, life_s, refused
 from penstock_models.vetting.vet import require_model, vet, vet_blocking
 from tests.conftest import ROOT
 from tests.models import onnx_files, vetted_files
 from tests.models.loaded import floats, output
+from tests.models.vetting_children import busy, children, soon, until
 
 QUICK = Limits(cpu_s=1, wall_s=50)
 PATIENT = Limits(cpu_s=60, wall_s=50)
 DEMO = ROOT / "models" / "penstock_models" / "demo"
-
-
-def children(of: int | None = None) -> list[psutil.Process]:
-    """The vetting children of a process, dead ones that nobody reaped among them. Cheap, to be asked often."""
-    found = []
-    for task in Path(f"/proc/{of or os.getpid()}/task").iterdir():
-        with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            for pid in map(int, (task / "children").read_text().split()):
-                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-                if CHILD in words or words == [""]:
-                    found.append(psutil.Process(pid))
-    return found
-
-
-def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.01)
-
-
-async def soon(what: Callable[[], bool], seconds: float = 20.0) -> None:
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 def working_folder(process: psutil.Process) -> list[Path]:
@@ -70,11 +43,6 @@ def working_folder(process: psutil.Process) -> list[Path]:
 def network() -> str:
     """What keeps a child off it here."""
     return vet_blocking(DEMO / "vibration-1.bundle").network
-
-
-def busy(process: psutil.Process) -> bool:
-    """Whether a child is past its imports, and limited."""
-    return bool(process.rlimit(resource.RLIMIT_CPU)[0] != resource.RLIM_INFINITY)
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------

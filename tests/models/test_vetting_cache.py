@@ -1,5 +1,6 @@
 """Verdicts that are kept: for what, how long, how many, and what a file that is not one of ours does (nothing)."""
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from penstock_models.vetting import attempt, cache
 from penstock_models.vetting.cache import SUFFIX, Verdicts, key_of, versions
 from penstock_models.vetting.verdict import Limits, Vetted, refused
 from tests.models import vetted_files
+from tests.models.vetting_children import busy, children, soon
 
 DIGEST = "sha256:" + "a" * 64
 OK = Vetted(True, digest=DIGEST, resident_bytes=5)
@@ -70,6 +72,16 @@ async def test_a_refusal_is_kept_for_a_while(
     assert (await verdicts.vet(path)).reason == "internal"
     monkeypatch.undo()
     assert (await verdicts.vet(path)).reason == "memory"  # a fault of ours was not kept
+
+
+async def test_what_was_called_off_is_not_kept(tmp_path: Path, verdicts: Verdicts) -> None:
+    path = vetted_files.bundle(tmp_path, vetted_files.endless())
+    task = asyncio.create_task(verdicts.vet(path))
+    await soon(lambda: bool(children()) and busy(children()[0]))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.usefixtures("no_child")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from penstock_models.bundle import locate
 from penstock_models.store import bare_identity, holds_bundle
-from penstock_models.vetting.attempt import Advance, Attempt, Subject
+from penstock_models.vetting.attempt import Attempt, Subject
+from penstock_models.vetting.listening import Advance
 from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted
 
 # One thread: at most one child. It outlives every child, as the kernel ends a child with the thread that started it.
