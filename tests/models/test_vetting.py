@@ -22,6 +22,7 @@ from penstock_models.errors import (
     UsageError,
 )
 from penstock_models.executor import ThreadExecutor
+from penstock_models.vetting import attempt
 from penstock_models.vetting.attempt import environment
 from penstock_models.vetting.listening import Ended, conclude
 from penstock_models.vetting.verdict import Limits, Reason, Vetted, life_s, refused
@@ -29,7 +30,7 @@ from penstock_models.vetting.vet import require_model, vet, vet_blocking
 from tests.conftest import ROOT
 from tests.models import onnx_files, vetted_files
 from tests.models.loaded import floats, output
-from tests.models.vetting_children import busy, children, soon, until
+from tests.models.vetting_children import busy, children, descendants, soon, until
 
 QUICK = Limits(cpu_s=1, wall_s=50)
 PATIENT = Limits(cpu_s=60, wall_s=50)
@@ -167,6 +168,13 @@ def test_good_models_of_the_kit_pass(realdata: Path, name: str) -> None:
     require_model(realdata / "models" / name)
 
 
+def test_a_large_model_passes_where_the_limit_allows(realdata: Path) -> None:
+    """It grows by 300 MB."""
+    require_model(realdata / "models" / "light_resnet50.onnx", Limits(memory_bytes=400_000_000))
+    with pytest.raises(ModelRefused, match=r"memory: .* more than 200 MB were needed while loading it"):
+        require_model(realdata / "models" / "light_resnet50.onnx", Limits(memory_bytes=200_000_000))
+
+
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +200,31 @@ async def test_a_child_that_ends_without_a_word(
     found = await task
     assert (found.reason, words in found.message) == (reason, True), found.message
     assert children() == []
+
+
+@pytest.mark.parametrize(
+    ("act", "ok", "reason", "message"),
+    [
+        ("talk", False, "internal", "the child said more than 262144 bytes while starting"),
+        ("complain", False, "endless", "was not done after 1.5 s, while starting"),
+        ("stay", True, "", ""),
+        ("paint", False, "golden", "[2Jall is well!!!"),
+        ("babble", False, "internal", "left with code 3 while starting"),
+    ],
+)
+def test_a_child_that_was_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, ok: bool, reason: Reason, message: str
+) -> None:
+    """What it says is bounded, and it is ended whatever it does."""
+    monkeypatch.setattr(attempt, "CHILD", "tests.models.rogue_child")
+    monkeypatch.setattr(attempt, "END_S", 0.1)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    path = vetted_files.bundle(tmp_path, vetted_files.doubler())
+    found = vet_blocking(path, (act,), limits=Limits(wall_s=1.5))
+    assert (found.ok, found.reason, message in found.message) == (ok, reason, True), found
+    assert (found.message == "" or found.message.isprintable()) and len(found.message) <= 500
+    assert len(found.problems) <= 20 and all(problem.isprintable() for problem in found.problems)
+    assert descendants() == []
 
 
 ENDS: list[tuple[Ended, Reason, str]] = [

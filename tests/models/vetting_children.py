@@ -13,15 +13,23 @@ import psutil
 from penstock_models.vetting.attempt import CHILD
 
 
-def children(of: int | None = None) -> list[psutil.Process]:
-    """The vetting children of a process, dead ones that nobody reaped among them. Cheap, to be asked often."""
-    found = []
+def descendants(of: int | None = None) -> list[int]:
+    """The processes that a process started, and did not reap. Cheap, to be asked often."""
+    found: list[int] = []
     for task in Path(f"/proc/{of or os.getpid()}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def children(of: int | None = None) -> list[psutil.Process]:
+    """The vetting children of a process, dead ones that nobody reaped among them."""
+    found = []
+    for pid in descendants(of):
         with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            for pid in map(int, (task / "children").read_text().split()):
-                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-                if CHILD in words or words == [""]:
-                    found.append(psutil.Process(pid))
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if CHILD in words or words == [""]:
+                found.append(psutil.Process(pid))
     return found
 
 

@@ -22,10 +22,12 @@ from penstock_models.vetting.verdict import (
     Progress,
     Report,
     Vetted,
+    line,
     memory_wanted,
     out_of_memory,
     over_memory,
     refused,
+    tidy,
 )
 
 Advance = Callable[[int, int], None]
@@ -82,15 +84,15 @@ class Listener:
                         selector.unregister(key.fileobj)
 
     def _said(self, chunk: bytes) -> None:
-        *lines, self._line = (self._line + chunk).split(b"\n")
+        *whole, self._line = (self._line + chunk).split(b"\n")
         self.flooded = len(self._line) > MAX_LINE
-        for line in lines:
+        for data in whole:
             with contextlib.suppress(msgspec.MsgspecError):
-                match self._decoder.decode(line).said:
+                match self._decoder.decode(data).said:
                     case Vetted() as verdict:
-                        self.verdict = verdict
+                        self.verdict = tidy(verdict)
                     case Progress(stage, done, total):
-                        self.stage = stage
+                        self.stage = line(stage)
                         if done and self._advance:
                             self._advance(done, total)
 
@@ -100,7 +102,7 @@ class Listener:
 
 def conclude(ended: Ended, shown: str, limits: Limits) -> Vetted:
     """What the end of a child that gave no verdict says about the model."""
-    last = " ".join(ended.tail.strip().rpartition("\n")[2].split())[-200:]
+    last = line(ended.tail.strip().rpartition("\n")[2][-200:])
     during = f"{shown}: "
     if ended.late and ended.waited_s > STARVED_SHARE * limits.wall_s:
         return refused(

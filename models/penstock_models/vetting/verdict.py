@@ -198,5 +198,16 @@ def over_memory(shown: str, limit_bytes: int, stage: str, wanted: str) -> str:
 
 def refused(reason: Reason, message: str, problems: tuple[str, ...] = ()) -> Vetted:
     """A refusal in one bounded line."""
-    line = " ".join(message.split())[:MAX_TEXT]
-    return Vetted(False, reason, line, tuple(p[:MAX_TEXT] for p in problems[:MAX_PROBLEMS]))
+    return tidy(Vetted(False, reason, message, problems))
+
+
+def tidy(verdict: Vetted) -> Vetted:
+    """With texts of one bounded, printable line each: a child that a model took over may say anything."""
+    problems = tuple(map(line, verdict.problems[:MAX_PROBLEMS]))
+    return msgspec.structs.replace(verdict, message=line(verdict.message), problems=problems)
+
+
+def line(text: str) -> str:
+    """One bounded, printable line."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * MAX_TEXT])
+    return " ".join(printable.split())[:MAX_TEXT]
