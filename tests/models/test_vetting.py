@@ -168,6 +168,14 @@ def test_good_models_of_the_kit_pass(realdata: Path, name: str) -> None:
     require_model(realdata / "models" / name)
 
 
+def test_a_batch_that_does_not_fit_is_no_half_batch(tmp_path: Path) -> None:
+    """The golden sample alone is right, and so would be the halves of a batch: in a process without limits it would be
+    run whole."""
+    path = vetted_files.bundle(tmp_path, vetted_files.quadratic_batch(), golden=1.0)
+    found = vet_blocking(path, limits=Limits(memory_bytes=400_000_000))
+    assert (found.reason, "while running whole batches" in found.message) == ("memory", True)
+
+
 def test_a_large_model_passes_where_the_limit_allows(realdata: Path) -> None:
     """It grows by 300 MB."""
     require_model(realdata / "models" / "light_resnet50.onnx", Limits(memory_bytes=400_000_000))

@@ -31,6 +31,21 @@ def quadratic(side: int = 200_000) -> bytes:
     return bytes(model(nodes, *ends, [weight("s", [1, side], "int64")]).SerializeToString())
 
 
+def quadratic_batch(side: int = 1000) -> bytes:
+    """y = x, by way of (side · rows)² values: one row takes 4 MB, sixteen take 1 GB."""
+    nodes = [
+        helper.make_node("Expand", ["x", "s"], ["wide"]),
+        helper.make_node("Reshape", ["wide", "flat"], ["row"]),
+        helper.make_node("Transpose", ["row"], ["column"], perm=[1, 0]),
+        helper.make_node("Add", ["row", "column"], ["square"]),
+        helper.make_node("ReduceMax", ["square"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+        helper.make_node("Add", ["x", "nothing"], ["y"]),
+    ]
+    weights = [weight("s", [1, side], "int64"), weight("flat", [1, -1], "int64"), weight("zero", 0.0)]
+    return bytes(model(nodes, *ENDS, weights).SerializeToString())
+
+
 def endless(*, nested: bool = False) -> bytes:
     """A loop of 2^62 turns; `nested`, of as many of them each."""
     body = _body("inner", helper.make_node("Add", ["sum_inner", "one"], ["out_inner"]))

@@ -50,8 +50,6 @@ T = TypeVar("T")
 
 Tell = Callable[[Progress], None]
 
-REPEAT_BELOW_MS = 50.0  # a batch that took longer is not run a second time, to time it warm
-
 _MODULES = {"onnx": "penstock_models.runtimes.ort", "tflite": "penstock_models.runtimes.litert"}
 
 
@@ -182,35 +180,45 @@ def _samples(bundle: Bundle) -> Callable[[int], list[Item]]:
 def _batches(servable: Servable, samples: Callable[[int], list[Item]]) -> dict[int, float]:
     """Milliseconds of a whole batch of 1, 2, 4 … items, until the model takes no more.
 
+    Zeros come first, in one call: of items that do not fit into the memory a servable would run halves, and nobody would
+    hear of it. And a runtime plans its memory in the first run of a size, and takes it in the second.
+
     Raises:
-        RunError: one did not fit into the memory.
+        RunError: a batch did not fit into the memory.
     """
     times: dict[int, float] = {}
     rows = 1
-    try:
-        while rows <= servable.info.max_batch:
-            times[rows] = _run(servable, samples(rows), rows)
-            if times[rows] < REPEAT_BELOW_MS:  # warm
-                times[rows] = _run(servable, samples(rows), rows)
-            rows *= 2
-        # A runtime plans its memory in the first run of a size and takes it in the second.
-        _run(servable, samples(rows // 2), rows // 2)
-    except RunError as error:
-        if out_of_memory(str(error)):
-            raise
+    while rows <= servable.info.max_batch:
+        items = samples(rows)
+        zeros = partial(servable.trial, rows)
+        took = [_timed(zeros), _timed(partial(_run, servable, items) if items else zeros)]
+        answered = [ms for ms in took if ms is not None]
+        if not answered:
+            break
+        times[rows] = answered[-1]
+        rows *= 2
     return times
 
 
-def _run(servable: Servable, items: list[Item], rows: int) -> float:
+def _timed(run: Callable[[], None]) -> float | None:
+    """Milliseconds of a run; None where the model refuses it."""
     began = time.perf_counter()
-    if not items:
-        servable.trial(rows)
-    for outcome in servable.run(items) if items else ():
-        if isinstance(outcome, Refusal):
-            raise RunError(outcome.detail)
+    try:
+        run()
+    except RunError as error:
+        if out_of_memory(str(error)):
+            raise
+        return None
+    return (time.perf_counter() - began) * 1e3
+
+
+def _run(servable: Servable, items: list[Item]) -> None:
+    outcomes = servable.run(items)
     for item in items:
         servable.forget(item.stream)
-    return (time.perf_counter() - began) * 1e3
+    for outcome in outcomes:
+        if isinstance(outcome, Refusal):
+            raise RunError(outcome.detail)
 
 
 def _refusal(trial: _Trial, error: Exception) -> Vetted:
