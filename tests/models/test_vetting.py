@@ -118,7 +118,8 @@ def test_an_unpacked_bundle_and_a_bare_model_file(tmp_path: Path) -> None:
     found = vet_blocking(bare)
     assert found.ok and found.golden == 1 and found.resident_bytes > 0
     (bare / "model.toml").write_text('file = "model.onnx"\nwhat = 1\n')
-    assert (vet_blocking(bare).reason, "what" in vet_blocking(bare).message) == ("usage", True)
+    wrong = vet_blocking(bare)
+    assert (wrong.reason, "what" in wrong.message, str(bare) in wrong.message) == ("usage", True, True)
     (bare / "model.toml").unlink()
     (bare / "model.onnx").write_bytes(vetted_files.huge())
     assert vet_blocking(bare).reason == "memory"
