@@ -39,7 +39,7 @@ class Bundle:
         self._source = source
         data = manifest_bytes(source, path)
         self.manifest = parse_manifest(data, path)
-        self.digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.digest = _digest(data)
         self._entries = {entry.path: entry for entry in self.manifest.files}
         self._verify()
 
@@ -99,6 +99,20 @@ def peek(path: str | Path) -> Manifest:
     """
     path = Path(path)
     return parse_manifest(manifest_bytes(_source(path), path), path)
+
+
+def digest_at(path: str | Path) -> str:
+    """The digest that a bundle's manifest has now; nothing else of it is read or checked.
+
+    Raises:
+        UsageError, BundleError: there is no manifest to be read.
+    """
+    path = Path(path)
+    return _digest(manifest_bytes(_source(path), path))
+
+
+def _digest(manifest: bytes) -> str:
+    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
 def _source(path: Path) -> Source:

@@ -60,6 +60,7 @@ def pack(
     from penstock_models.bundle import open_bundle
     from penstock_models.console import working
     from penstock_models.pack import pack as make
+    from penstock_models.vetting.vet import require_model
 
     with _reason_shown(as_json), working(f"packing {file.name}") as advance:
         path = make(
@@ -72,6 +73,7 @@ def pack(
             golden=golden or (),
             sets=sets or (),
             advance=advance,
+            vet=require_model,
         )
         bundle = open_bundle(path)
     if as_json:

@@ -3,7 +3,8 @@
 PenstockError
 ├── UsageError            what the caller gave: a path, an option, a configuration (exit 2)
 ├── BundleError           a bundle or model store that is wrong: digest, manifest, path tricks (exit 1)
-│   └── ModelRefused      a model file that no runtime may load: broken, external data, unknown operator
+│   ├── ModelRefused      a model file that no runtime may load: broken, external data, unknown operator
+│   └── GoldenError       it loads, and gives another answer than it must
 └── PlacementError        no device of the preference list could be proven
 """
 
@@ -34,6 +35,14 @@ class ModelRefused(BundleError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
+
+
+class GoldenError(BundleError):
+    """A golden answer is wrong wherever the version runs. `problems` has a line for each of them."""
+
+    def __init__(self, message: str, problems: Sequence[str]) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class PlacementError(PenstockError):

@@ -7,11 +7,13 @@ an `Outcome` is its answer or the reason why there is none.
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:  # 30 ms that a process without an event loop does not have
+    from asyncio import Future
 
 
 class EncodedImage(msgspec.Struct, frozen=True):

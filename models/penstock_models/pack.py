@@ -45,6 +45,7 @@ def pack(
     golden: Sequence[Path] = (),
     sets: Sequence[str] = (),
     advance: Callable[[int, int], None] | None = None,
+    vet: Callable[[Path], None] | None = None,
 ) -> Path:
     """Pack a model.toml or a model file into a bundle and say where it is.
 
@@ -57,6 +58,7 @@ def pack(
             model takes one (a grey picture, zeros).
         sets: `OP.FIELD=VALUE`, changes to the steps.
         advance: called after each golden input with how many of how many are done.
+        vet: called with the model file after its bytes were checked and before this process opens it; may refuse it.
 
     Raises:
         UsageError: the description, an option or an input file is wrong.
@@ -65,7 +67,7 @@ def pack(
     description = describe(
         source, preset=preset, name=name, version=version, labels=labels, golden=tuple(golden)
     )
-    manifest, files = build(description, sets, advance)
+    manifest, files = build(description, sets, advance, vet)
     return write_bundle(manifest, files, out)
 
 
@@ -73,6 +75,7 @@ def build(
     description: Description,
     sets: Sequence[str] = (),
     advance: Callable[[int, int], None] | None = None,
+    vet: Callable[[Path], None] | None = None,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest (its `files` still empty) and the files of a bundle, not yet written.
 
@@ -80,8 +83,10 @@ def build(
         UsageError, ModelRefused: as `pack`.
     """
     with description.blamed("file"):
-        data = _read_model(description.model)
+        data = read_model(description.model)
     runtime = safety.check(data, description.model.name)
+    if vet is not None:
+        vet(description.model)
     session = open_session(data, runtime)
     try:
         manifest = _manifest(description, session, data, runtime, sets)
@@ -92,7 +97,13 @@ def build(
     return msgspec.structs.replace(manifest, golden=recorded), {**files, **inputs}
 
 
-def _read_model(path: Path) -> bytes:
+def read_model(path: Path) -> bytes:
+    """The bytes of a model file.
+
+    Raises:
+        UsageError: it cannot be read, or is too large.
+        ModelRefused: its name is one of a format that can carry code.
+    """
     if path.suffix.lower() in CODE_SUFFIXES:
         # By its name alone: another tool that gets this file may unpickle it.
         raise ModelRefused(

@@ -19,7 +19,7 @@ from penstock_models.answer_cache import AnswerCache, fed_key
 from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
 from penstock_models.engine import Engine, OutputError
-from penstock_models.errors import BundleError
+from penstock_models.errors import BundleError, GoldenError
 from penstock_models.feeding import Fed, Feeder, Pictures, takes_pictures
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
@@ -91,26 +91,30 @@ class Servable:
         *,
         max_pixels: int = MAX_PIXELS,
         cache_bytes: int = 0,
+        advance: Callable[[int, int], None] | None = None,
     ) -> Servable:
         """Open the best variant and device that give the golden answers, and warm it up: one that errs is passed over.
 
+        Args:
+            advance: called after each golden sample with how many of how many are done.
+
         Raises:
-            ModelRefused, PlacementError: as `open`.
-            BundleError: as `open`, or a golden answer is wrong wherever the model runs; every reason is named.
+            ModelRefused, BundleError, PlacementError: as `open`.
+            GoldenError: a golden answer is wrong wherever the model runs; every reason is named.
         """
         passed: list[str] = []
-        wrong = False
+        wrong: list[str] = []
         for session in sessions(bundle, devices, threads, passed):
             servable = cls(bundle, session, max_pixels, cache_bytes)
-            problems = servable.golden()
+            problems = servable.golden(advance)
             if not problems:
                 servable.warm()
                 return servable
             servable.close()
-            wrong = True
+            wrong += problems
             passed.append(f"{servable.info.placement}: a golden answer is wrong here: {problems[0]}")
         if wrong:
-            raise BundleError(f"{bundle.path}: {'; '.join(passed)}")
+            raise GoldenError(f"{bundle.path}: {'; '.join(passed)}", wrong)
         raise none_runs(bundle, passed)
 
     def run(self, items: Sequence[Item]) -> list[Outcome]:
@@ -159,6 +163,14 @@ class Servable:
             advance: called after each with how many of how many are done.
         """
         return self._proof.golden(advance)
+
+    def trial(self, rows: int) -> None:
+        """Run rows of zeros in one call.
+
+        Raises:
+            RunError: the model cannot take them.
+        """
+        self._engine.trial(rows)
 
     def probe(self) -> bool:
         """Run the first golden sample, or zeros where the bundle has none, and say whether the answer was right."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from penstock_models.bundle import MANIFEST, SUFFIX, Bundle, locate, memory_bundle, open_bundle, peek
 from penstock_models.errors import BundleError, PenstockError, UsageError
 from penstock_models.manifest_rules import MAX_VERSION, NAME
+
+if TYPE_CHECKING:
+    from penstock_models.model_toml import Description
 
 MODEL_TOML = "model.toml"
 MODEL_FILES = ("model.onnx", "model.tflite")
@@ -101,19 +104,33 @@ def open_version(path: Path) -> Bundle:
     Raises:
         UsageError, BundleError: as `open_bundle` and `pack`.
     """
-    if not path.is_dir() or _holds_bundle(path):
+    if holds_bundle(path):
         return open_bundle(path)
     # Packing loads the runtimes, which a reader of bundles does not need.
-    from penstock_models.model_toml import describe
     from penstock_models.pack import build
+
+    manifest, files = build(describe_bare(path, *bare_identity(path)))
+    return memory_bundle(manifest, files, path)
+
+
+def describe_bare(path: Path, name: str, version: int | None) -> Description:
+    """What is to be packed of a folder with a single model file.
+
+    Raises:
+        UsageError: as `describe`.
+        BundleError: there is no such file in it.
+    """
+    from penstock_models.model_toml import describe
 
     source = _bare_source(path)
     if source is None:
         raise BundleError(f"{path}: neither {MANIFEST} nor one of {MODEL_TOML}, {', '.join(MODEL_FILES)}")
-    name = path.parent.name if path.name.isdigit() else path.name
-    version = int(path.name) if path.name.isdigit() else None
-    manifest, files = build(describe(source, name=name, version=version))
-    return memory_bundle(manifest, files, path)
+    return describe(source, name=name, version=version)
+
+
+def bare_identity(path: Path) -> tuple[str, int | None]:
+    """Name and version of a folder with a single model file: it lies as NAME/VERSION, else it is NAME."""
+    return (path.parent.name, int(path.name)) if path.name.isdigit() else (path.name, None)
 
 
 def _entries(folder: Path) -> Iterator[Path]:
@@ -147,7 +164,7 @@ def _bundle(path: Path) -> Version:
 
 
 def _version_folder(folder: Path, name: str, version: int) -> Version:
-    if not _holds_bundle(folder):
+    if not holds_bundle(folder):
         missing = f"{folder}: neither {MANIFEST} nor one of {MODEL_TOML}, {', '.join(MODEL_FILES)}"
         return Version(name, version, folder, "" if _bare_source(folder) else missing)
     found = _bundle(folder)
@@ -157,9 +174,13 @@ def _version_folder(folder: Path, name: str, version: int) -> Version:
     return Version(name, version, folder, found.error)
 
 
-def _holds_bundle(folder: Path) -> bool:
-    """An unpacked bundle, or a folder with one `.bundle` in it."""
-    return (folder / MANIFEST).exists() or locate(folder) != folder
+def holds_bundle(path: Path) -> bool:
+    """Whether it is a bundle: a file, an unpacked one, or a folder with one `.bundle` in it.
+
+    Raises:
+        UsageError: there is nothing at `path`, or a folder of several bundles.
+    """
+    return not path.is_dir() or (path / MANIFEST).exists() or locate(path) != path
 
 
 def _bare_source(folder: Path) -> Path | None:

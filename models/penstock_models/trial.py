@@ -1,7 +1,7 @@
 """A bundle tried on this machine: are its golden answers right, and what does it say to these files?
 
-Owns the verdict of `penstock model verify` and the report of `penstock model run`. Loading and running are the
-servable's, comparing is `golden`'s.
+Owns the verdict of `penstock model verify` and the report of `penstock model run`. A version is verified in a limited
+child process, which is `vetting`'s; loading and running are the servable's, comparing is `golden`'s.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 import msgspec
 
 from penstock_models import samples
-from penstock_models.errors import BundleError, ModelRefused, PlacementError
 from penstock_models.items import Answer, Outcome, Refusal, ServableInfo
 from penstock_models.servable import Servable
 from penstock_models.store import open_version
+from penstock_models.vetting.verdict import error_of
+from penstock_models.vetting.vet import vet_blocking
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """`ok` where the bundle opened, loaded, and gave every golden answer; else `problems` says what did not hold.
 
-    `reason` is the word of a refused model file, such as `external_data`; else None.
+    `reason` is the word for it, one of `vetting.verdict.Reason`, such as `external_data`; None where it is ok.
     """
 
     ok: bool
@@ -62,33 +63,26 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def verify(path: Path, advance: Callable[[int, int], None] | None = None) -> Verdict:
-    """Open a bundle (which verifies digest and files), load it, and compare its golden answers.
+    """Open a bundle (which verifies digest and files), load it, and compare its golden answers, all in a child process.
 
     Args:
         advance: called after each golden sample with how many of how many are done.
 
     Raises:
-        UsageError: there is nothing at `path`.
+        UsageError: there is nothing at `path`, or the model.toml beside a bare model file is wrong.
     """
-    try:
-        bundle = open_version(path)
-        servable = Servable.open(bundle)
-    except (BundleError, PlacementError) as error:
-        reason = error.reason if isinstance(error, ModelRefused) else None
-        return Verdict(ok=False, path=str(path), problems=(str(error),), reason=reason)
-    try:
-        problems = tuple(servable.golden(advance))
-        placement = servable.info.placement
-    finally:
-        servable.close()
+    found = vet_blocking(path, advance=advance)
+    if found.reason == "usage":
+        found.require()
     return Verdict(
-        ok=not problems,
+        ok=found.ok,
         path=str(path),
-        digest=bundle.digest,
-        files=len(bundle.manifest.files),
-        golden=len(bundle.manifest.golden),
-        placement=placement,
-        problems=problems,
+        digest=found.digest or None,
+        files=found.files,
+        golden=found.golden,
+        placement=found.placement or None,
+        problems=() if found.ok else found.problems or (str(error_of(found)),),
+        reason=found.reason or None,
     )
 
 

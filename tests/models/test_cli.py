@@ -16,7 +16,7 @@ from penstock_models.bundle import open_bundle, write_bundle
 from penstock_models.errors import BundleError
 from penstock_models.main import main
 
-from . import onnx_files
+from . import onnx_files, vetted_files
 
 
 @pytest.fixture
@@ -305,3 +305,22 @@ def test_a_reader_that_leaves_is_no_error(bundle: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         process.wait(30)
+
+
+def test_a_harmful_model_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bundle = vetted_files.bundle(tmp_path, vetted_files.huge())
+    code, out, _ = call(capsys, "model", "verify", bundle, "--json")
+    assert (code, json.loads(out)["reason"]) == (1, "memory")
+    (tmp_path / "huge.onnx").write_bytes(vetted_files.huge())
+    code, out, err = call(capsys, "model", "pack", tmp_path / "huge.onnx", "-o", tmp_path / "out", "--json")
+    assert (code, json.loads(out)["reason"]) == (1, "memory")
+    assert err.startswith("penstock: memory: ") and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_lists_every_wrong_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bundle = vetted_files.bundle(tmp_path, vetted_files.doubler(), golden=3.0)
+    code, out, _ = call(capsys, "model", "verify", bundle, "--json")
+    found = json.loads(out)
+    assert (code, found["reason"], found["golden"], found["digest"][:7]) == (1, "golden", 1, "sha256:")
+    assert found["problems"] == ["golden/0.json: output y, 0: expected 3 ± 0.15, got 2"]

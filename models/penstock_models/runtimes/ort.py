@@ -159,4 +159,4 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -1,0 +1,197 @@
+"""One vetting child, seen from its parent: started with nothing but the model, listened to, timed, ended, reaped.
+
+Owns what the child inherits, its time and its end. What it says, and what an end without a word means, is `listening`'s.
+Blocking; whose turn it is, and cancelling, are `vet`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+import penstock_models
+from penstock_models.errors import UsageError
+from penstock_models.vetting.listening import Advance, Ended, Listener, conclude, waited_s
+from penstock_models.vetting.verdict import Limits, Request, Vetted, refused
+
+CHILD = "penstock_models.vetting.child"
+END_S = 2.0  # from the child's last word to its end
+SPARE_SHARE = 0.75  # of the box's free memory that a child may take
+
+# A driver is found and chosen by these; everything else of the environment stays outside.
+_KEPT = ("LD_LIBRARY_PATH", "PATH", "HOME")
+_KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "OPENVINO_", "INTEL_OPENVINO_", "ORT_")
+
+
+_CALLED_OFF = refused("internal", "it was called off before it was done")
+
+
+class _CalledOff(Exception):
+    """Killed before there was a child."""
+
+
+class Subject(NamedTuple):
+    """What is to be vetted. `name` and `version` are those of a bare model file's folder."""
+
+    kind: Literal["bundle", "bare", "model"]
+    path: Path
+    name: str = ""
+    version: int | None = None
+
+
+class Attempt:
+    """One child, once. `run` in one thread, `kill` from any."""
+
+    def __init__(
+        self, subject: Subject, devices: tuple[str, ...], limits: Limits, advance: Advance | None
+    ) -> None:
+        self._subject = subject
+        self._devices = devices
+        self._limits = limits
+        self._advance = advance
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+
+    def run(self) -> Vetted:
+        """The verdict; the child is gone and reaped by then. `internal` where it was killed by `kill`.
+
+        Raises:
+            UsageError: there is nothing at the path, or it cannot be read.
+        """
+        subject = self._subject
+        descriptor = _opened(subject.path)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and subject.kind != "model")):
+                reason: Literal["not_a_model", "bundle"] = (
+                    "not_a_model" if subject.kind == "model" else "bundle"
+                )
+                return refused(reason, f"{subject.path} is not a regular file")
+            return self._converse(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def kill(self) -> None:
+        """End the child, or let none be started."""
+        with self._lock:
+            self._killed = True
+            if self._process is not None and self._process.returncode is None:
+                # Its whole group: where the kernel has no filter, it may have children of its own.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _converse(self, descriptor: int) -> Vetted:
+        limits = msgspec.structs.replace(self._limits, memory_bytes=_granted(self._limits.memory_bytes))
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb", buffering=0) as words:
+            try:
+                process = self._start(descriptor, writer, limits)
+            except _CalledOff:
+                return _CALLED_OFF
+            except OSError as error:
+                return refused("internal", f"cannot start a process to try it in: {error.strerror}")
+            finally:
+                os.close(writer)
+            listener = Listener(self._advance)
+            waited = 0.0
+            try:
+                listener.listen(process, words, self._limits.wall_s)
+                waited = waited_s(process.pid)
+            finally:
+                self._reap(process, ended_by_itself=not (listener.late or listener.flooded))
+        if self._killed:  # by us: that says nothing about the model
+            return _CALLED_OFF
+        if listener.verdict is not None:
+            return listener.verdict
+        ended = Ended(
+            process.returncode, listener.stage, listener.tail(), listener.late, listener.flooded, waited
+        )
+        return conclude(ended, str(self._subject.path), limits)
+
+    def _start(self, descriptor: int, writer: int, limits: Limits) -> subprocess.Popen[bytes]:
+        subject = self._subject
+        request = Request(
+            subject.kind,
+            descriptor,
+            str(subject.path),
+            os.getpid(),
+            limits.memory_bytes,
+            limits.cpu_s,
+            self._devices,
+            subject.name,
+            subject.version,
+        )
+        words = [sys.executable, "-P", "-m", CHILD, msgspec.json.encode(request).decode(), str(writer)]
+        folder = Path(tempfile.mkdtemp(prefix="penstock-vet-"))
+        try:
+            with self._lock:
+                if self._killed:
+                    raise _CalledOff
+                self._process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(descriptor, writer),
+                    cwd=folder,
+                    env=environment(os.environ),
+                    # A group to be ended as a whole; no session, as Linux lets priorities count within one only.
+                    process_group=0,
+                )
+                return self._process
+        finally:
+            # The child keeps the folder, in which nothing can be made any more, and nobody has to tidy it up.
+            folder.rmdir()
+
+    def _reap(self, process: subprocess.Popen[bytes], *, ended_by_itself: bool) -> None:
+        """Wait for the end of the child; whoever said its last word and stays is ended."""
+        if ended_by_itself:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        with self._lock:
+            process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def environment(outer: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment: where to find libraries, one thread, nothing else of the parent's."""
+    root = str(Path(penstock_models.__file__).resolve().parent.parent)
+    given = [str(Path(p).resolve()) for p in outer.get("PYTHONPATH", "").split(os.pathsep) if p]
+    kept = {k: v for k, v in outer.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join([root, *given]),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _granted(wanted: int) -> int:
+    """No more memory than the box can spare, so that nobody else is pushed out by a model that nobody knows."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        spare = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return min(wanted, int(spare * SPARE_SHARE))
+    return wanted

@@ -1,0 +1,156 @@
+"""Verdicts that were given before, one small file each, so that a restart vets nothing twice.
+
+Owns what a verdict holds for (this digest, these runtimes, devices and limits), how long, and the files. A file that is
+not one of ours, or not whole, is as good as none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from penstock_models.bundle import digest_at, locate
+from penstock_models.errors import PenstockError
+from penstock_models.store import holds_bundle
+from penstock_models.vetting.attempt import Attempt, Subject
+from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted, life_s
+from penstock_models.vetting.vet import in_turn, vet
+
+FORMAT = 1
+MAX_ENTRIES = 1_000
+MAX_ENTRY_BYTES = 64 * 1024
+SUFFIX = ".verdict"
+
+# What has a part in a verdict. Ours too: what it checks, and what it calls wrong, changes with it.
+DISTRIBUTIONS = (
+    "penstock",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "openvino",
+    "ai-edge-litert",
+    "tflite-runtime",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """`given` is epoch seconds."""
+
+    v: int
+    key: str
+    given: float
+    verdict: Vetted
+
+
+class Verdicts:
+    """A folder of verdicts. Safe for several processes: files appear whole, and the worst is to vet twice."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._clock = clock
+
+    async def vet(
+        self, path: str | Path, devices: Sequence[str] = (), limits: Limits = DEFAULT_LIMITS
+    ) -> Vetted:
+        """The verdict on a version as `vet.vet` gives it, or as it was given before.
+
+        A folder with a bare model file has no digest and is vetted each time.
+
+        Raises:
+            UsageError: as `vet.vet`.
+        """
+        path = Path(path)
+        digest = await asyncio.to_thread(_digest, path)
+        if not digest:
+            return await vet(path, devices, limits)
+        key = key_of(digest, devices, limits, versions())
+        known = await asyncio.to_thread(self.get, key, digest)
+        if known is not None:
+            return known
+        attempt = Attempt(Subject("bundle", locate(path)), tuple(devices), limits, None)
+        return await in_turn(attempt, lambda: self._settled(key, digest, attempt))
+
+    def get(self, key: str, digest: str) -> Vetted | None:
+        """What was given under `key` and may still be believed, of this very digest."""
+        entry = _read(self._folder / f"{key}{SUFFIX}")
+        if entry is None or entry.key != key or (entry.verdict.ok and entry.verdict.digest != digest):
+            return None
+        life, age = life_s(entry.verdict), self._clock() - entry.given
+        return entry.verdict if life is None or 0 <= age < life else None
+
+    def put(self, key: str, verdict: Vetted) -> None:
+        """Keep a verdict, and let the oldest go beyond `MAX_ENTRIES`. A folder that takes none costs only time later."""
+        if life_s(verdict) == 0:
+            return
+        data = msgspec.json.encode(_Entry(FORMAT, key, self._clock(), verdict))
+        draft = self._folder / f".{key}.{secrets.token_hex(4)}"
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                draft.write_bytes(data)
+                draft.replace(self._folder / f"{key}{SUFFIX}")
+            finally:
+                draft.unlink(missing_ok=True)
+            self._trim()
+
+    def _settled(self, key: str, digest: str, attempt: Attempt) -> Vetted:
+        """The verdict when the turn comes: another one may have asked for the same meanwhile."""
+        known = self.get(key, digest)
+        if known is not None:
+            return known
+        verdict = attempt.run()
+        if verdict.digest in ("", digest):  # else it was replaced while it was read
+            self.put(key, verdict)
+        return verdict
+
+    def _trim(self) -> None:
+        found = [entry for entry in os.scandir(self._folder) if entry.name.endswith(SUFFIX)]
+        if len(found) > MAX_ENTRIES:
+            found.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
+        for entry in found[: max(0, len(found) - MAX_ENTRIES)]:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def key_of(digest: str, devices: Sequence[str], limits: Limits, installed: dict[str, str]) -> str:
+    """The name of a verdict: everything that it depends on."""
+    parts = [FORMAT, digest, list(devices) or ["cpu"], limits, sorted(installed.items())]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What is installed here and has a part in a verdict, by name."""
+    found = {"python": sys.version.partition(" ")[0]}
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _digest(path: Path) -> str:
+    """The digest of a bundle, "" where it has none that could be read: the child says why."""
+    try:
+        return digest_at(path) if holds_bundle(path) else ""
+    except PenstockError:
+        return ""
+
+
+def _read(path: Path) -> _Entry | None:
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            entry = msgspec.json.decode(file.read(MAX_ENTRY_BYTES), type=_Entry)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return entry if entry.v == FORMAT else None

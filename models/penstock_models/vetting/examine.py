@@ -1,0 +1,264 @@
+"""Loads a foreign model, runs it and measures it: the work of a vetting child, within its limits.
+
+Owns the order of it and which reason an error means. Opening, loading and golden answers are those of `bundle` and
+`servable`, as a serving process does them, so that a verdict says what would happen there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from penstock_models import golden, safety
+from penstock_models.allocator import keep_freed_memory
+from penstock_models.bundle import Bundle, memory_bundle, open_bundle
+from penstock_models.errors import (
+    GoldenError,
+    ModelRefused,
+    PenstockError,
+    PlacementError,
+    UsageError,
+)
+from penstock_models.items import Item, Refusal
+from penstock_models.manifest import TensorSpec
+from penstock_models.runtimes import available, open_session
+from penstock_models.runtimes.session import RunError
+from penstock_models.servable import Servable
+from penstock_models.store import describe_bare
+from penstock_models.vetting import confine
+from penstock_models.vetting.footprint import Footprint
+from penstock_models.vetting.verdict import (
+    Progress,
+    Reason,
+    Request,
+    Vetted,
+    memory_wanted,
+    out_of_memory,
+    over_memory,
+    refused,
+)
+
+T = TypeVar("T")
+
+Tell = Callable[[Progress], None]
+
+_MODULES = {"onnx": "penstock_models.runtimes.ort", "tflite": "penstock_models.runtimes.litert"}
+
+
+class _Trial:
+    """One request being worked on; knows what it is at."""
+
+    def __init__(self, request: Request, tell: Tell) -> None:
+        self.request = request
+        self.place = Path(f"/proc/self/fd/{request.descriptor}")
+        self.stage = ""
+        self.bundle: Bundle | None = None
+        self._tell = tell
+
+    def at(self, stage: str, done: int = 0, total: int = 0) -> None:
+        self.stage = stage
+        self._tell(Progress(stage, done, total))
+
+    def confined(self, runtimes: Iterable[str]) -> Footprint:
+        """Import the runtimes, then bound what comes, and measure from here."""
+        for runtime in sorted(set(runtimes)):
+            if available(runtime):
+                importlib.import_module(_MODULES[runtime])
+        keep_freed_memory()
+        confine.limit(self.request.memory_bytes, self.request.cpu_s, self.request.devices)
+        return Footprint()
+
+
+def examine(request: Request, tell: Tell) -> Vetted:
+    """The verdict on what `request` names; never raises for a model or a bundle.
+
+    Args:
+        tell: called with each step before it is taken, so that whoever waits knows where it ended.
+    """
+    trial = _Trial(request, tell)
+    trial.at("opening it")
+    try:
+        match request.kind:
+            case "bundle":
+                bundle = open_bundle(trial.place)
+                runtimes = {variant.runtime for variant in bundle.manifest.variants}
+                return _version(trial, bundle, trial.confined(runtimes))
+            case "bare":
+                return _bare(trial)
+            case "model":
+                return _model(trial)
+    except Exception as error:  # a bundle may come from anywhere: whatever it makes us raise is about it
+        return _identified(trial, _refusal(trial, error))
+
+
+def _version(trial: _Trial, bundle: Bundle, footprint: Footprint) -> Vetted:
+    trial.bundle = bundle
+    trial.at("loading it")
+    began = time.perf_counter()
+    advance = partial(trial.at, "running its golden samples")
+    servable = _in_thread(partial(Servable.open_checked, bundle, trial.request.devices, advance=advance))
+    load_ms = (time.perf_counter() - began) * 1e3
+    trial.at("running whole batches")
+    batch_ms = _in_thread(partial(_batches, servable, _samples(bundle)))
+    verdict = Vetted(
+        True,
+        placement=servable.info.placement,
+        max_batch=servable.info.max_batch,
+        resident_bytes=footprint.resident_bytes(),
+        peak_bytes=footprint.peak_bytes(),
+        load_ms=load_ms,
+        p50_ms=servable.info.p50_ms,
+        batch_ms=batch_ms,
+    )
+    return _identified(trial, verdict)
+
+
+def _bare(trial: _Trial) -> Vetted:
+    """A folder with a model file and no manifest: made a bundle in memory, as a store does, and then tried as one."""
+    # Packing imports a good deal that no bundle needs.
+    from penstock_models.pack import build, read_model
+
+    description = describe_bare(trial.place, trial.request.name, trial.request.version)
+    runtime = safety.check(read_model(description.model), description.model.name)
+    footprint = trial.confined([runtime])
+    trial.at("packing it")
+    manifest, files = build(description)
+    return _version(trial, memory_bundle(manifest, files, trial.place), footprint)
+
+
+def _model(trial: _Trial) -> Vetted:
+    """One model file before it has steps: it opens, and runs zeros where it takes them."""
+    data = trial.place.read_bytes()
+    runtime = safety.check(data, trial.request.shown)
+    footprint = trial.confined([runtime])
+    trial.at("loading it")
+    began = time.perf_counter()
+    session = open_session(data, runtime, devices=trial.request.devices)
+    load_ms = (time.perf_counter() - began) * 1e3
+    trial.at("running zeros")
+    try:
+        session.run({spec.name: _zeros(spec) for spec in session.inputs})
+    except RunError as error:
+        if out_of_memory(str(error)):  # it may refuse zeros, such as a picture of one pixel
+            raise
+    return Vetted(
+        True,
+        placement=session.placement,
+        resident_bytes=footprint.resident_bytes(),
+        peak_bytes=footprint.peak_bytes(),
+        load_ms=load_ms,
+    )
+
+
+def _in_thread(call: Callable[[], T]) -> T:
+    """Load in one thread and run in another, as a serving process does: each has a heap of its own, which counts."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()
+
+
+def _zeros(spec: TensorSpec) -> np.ndarray:
+    return np.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
+
+
+def _samples(bundle: Bundle) -> Callable[[int], list[Item]]:
+    """Items of so many streams from the first golden sample; none where the bundle has none."""
+    if not bundle.manifest.golden:
+        return lambda rows: []
+    sample = bundle.manifest.golden[0]
+    data = bundle.read(sample.file)
+    return lambda rows: [golden.item(sample, data, index) for index in range(rows)]
+
+
+def _batches(servable: Servable, samples: Callable[[int], list[Item]]) -> dict[int, float]:
+    """Milliseconds of a whole batch of 1, 2, 4 … items, until the model takes no more.
+
+    Zeros come first, in one call: of items that do not fit into the memory a servable would run halves, and nobody would
+    hear of it. And a runtime plans its memory in the first run of a size, and takes it in the second.
+
+    Raises:
+        RunError: a batch did not fit into the memory.
+    """
+    times: dict[int, float] = {}
+    rows = 1
+    while rows <= servable.info.max_batch:
+        items = samples(rows)
+        zeros = partial(servable.trial, rows)
+        took = [_timed(zeros), _timed(partial(_run, servable, items) if items else zeros)]
+        answered = [ms for ms in took if ms is not None]
+        if not answered:
+            break
+        times[rows] = answered[-1]
+        rows *= 2
+    return times
+
+
+def _timed(run: Callable[[], None]) -> float | None:
+    """Milliseconds of a run; None where the model refuses it."""
+    began = time.perf_counter()
+    try:
+        run()
+    except RunError as error:
+        if out_of_memory(str(error)):
+            raise
+        return None
+    return (time.perf_counter() - began) * 1e3
+
+
+def _run(servable: Servable, items: list[Item]) -> None:
+    outcomes = servable.run(items)
+    for item in items:
+        servable.forget(item.stream)
+    for outcome in outcomes:
+        if isinstance(outcome, Refusal):
+            raise RunError(outcome.detail)
+
+
+def _refusal(trial: _Trial, error: Exception) -> Vetted:
+    request = trial.request
+    problems = error.problems if isinstance(error, GoldenError) else ()
+    text = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
+    if out_of_memory(" ".join([text, *problems])):
+        wanted = memory_wanted(text)
+        return refused("memory", over_memory(request.shown, request.memory_bytes, trial.stage, wanted))
+    reason = _reason(error)
+    return refused(
+        reason,
+        _placed(trial, text.removeprefix(f"{reason}: ")),
+        tuple(_placed(trial, p) for p in problems),
+    )
+
+
+def _identified(trial: _Trial, verdict: Vetted) -> Vetted:
+    """With what the manifest says, where it could be read."""
+    if trial.bundle is None:
+        return verdict
+    manifest = trial.bundle.manifest
+    return msgspec.structs.replace(
+        verdict, digest=trial.bundle.digest, files=len(manifest.files), golden=len(manifest.golden)
+    )
+
+
+def _reason(error: Exception) -> Reason:
+    match error:
+        case ModelRefused():
+            return error.reason  # type: ignore[return-value]  # it is one of them by its own contract
+        case GoldenError():
+            return "golden"
+        case PlacementError():
+            return "placement"
+        case UsageError():
+            return "usage"
+    return "bundle"
+
+
+def _placed(trial: _Trial, text: str) -> str:
+    """With the path that people know in the place of the open file's."""
+    return text.replace(str(trial.place), trial.request.shown)

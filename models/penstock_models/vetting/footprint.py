@@ -1,0 +1,44 @@
+"""What a version takes of this process's memory: resident bytes, and the highest they were."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from pathlib import Path
+
+_STATM = Path("/proc/self/statm")
+_STATUS = Path("/proc/self/status")
+
+
+class Footprint:
+    """Counts from where it was made. Zeros where /proc does not say."""
+
+    def __init__(self) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # an old kernel: the peak then counts from the start of the process
+            Path("/proc/self/clear_refs").write_text("5")
+        self._start = _resident()
+
+    def resident_bytes(self) -> int:
+        """How much the process grew."""
+        return max(0, _resident() - self._start)
+
+    def peak_bytes(self) -> int:
+        """How much it had grown at its highest."""
+        return max(0, _highest() - self._start)
+
+
+def _resident() -> int:
+    try:
+        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _highest() -> int:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -1,0 +1,148 @@
+"""What a vetting child says while it works, and what it means where it ends without a verdict.
+
+Owns the bounds of what is listened to, and the reasons of those ends. Starting and ending the child is `attempt`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import msgspec
+
+from penstock_models.vetting.verdict import (
+    Limits,
+    Progress,
+    Report,
+    Vetted,
+    line,
+    memory_wanted,
+    out_of_memory,
+    over_memory,
+    refused,
+    tidy,
+)
+
+Advance = Callable[[int, int], None]
+
+MAX_LINE = 256 * 1024
+MAX_TAIL = 4096
+STARVED_SHARE = 0.5  # of its wall time; from there on the box was too busy, and the model may be a good one
+
+
+class Ended(NamedTuple):
+    """How a child ended without a verdict. `code` as of `subprocess`; `tail` the end of its standard error; `waited_s`
+    how long it stood ready and got no processor."""
+
+    code: int
+    stage: str
+    tail: str
+    late: bool = False
+    flooded: bool = False
+    waited_s: float = 0.0
+
+
+class Listener:
+    """What a child said so far, within bounds."""
+
+    def __init__(self, advance: Advance | None) -> None:
+        self.verdict: Vetted | None = None
+        self.stage = "starting"
+        self.late = False
+        self.flooded = False
+        self._advance = advance
+        self._line = b""
+        self._tail = b""
+        self._decoder = msgspec.json.Decoder(Report)
+
+    def tail(self) -> str:
+        return self._tail.decode("utf-8", "replace")
+
+    def listen(self, process: subprocess.Popen[bytes], words: IO[bytes], wall_s: float) -> None:
+        """Until both pipes end, the time is over, or it says more than a child ever has to say."""
+        until = time.monotonic() + wall_s
+        assert process.stderr is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(words, selectors.EVENT_READ, self._said)
+            selector.register(process.stderr, selectors.EVENT_READ, self._complained)
+            while selector.get_map() and not (self.late or self.flooded):
+                left = until - time.monotonic()
+                ready = selector.select(max(0.0, left))
+                self.late = left <= 0
+                for key, _ in ready:
+                    chunk = os.read(key.fd, 65536)
+                    if chunk:
+                        key.data(chunk)
+                    else:
+                        selector.unregister(key.fileobj)
+
+    def _said(self, chunk: bytes) -> None:
+        *whole, self._line = (self._line + chunk).split(b"\n")
+        self.flooded = len(self._line) > MAX_LINE
+        for data in whole:
+            with contextlib.suppress(msgspec.MsgspecError):
+                match self._decoder.decode(data).said:
+                    case Vetted() as verdict:
+                        self.verdict = tidy(verdict)
+                    case Progress(stage, done, total):
+                        self.stage = line(stage)
+                        if done and self._advance:
+                            self._advance(done, total)
+
+    def _complained(self, chunk: bytes) -> None:
+        self._tail = (self._tail + chunk)[-MAX_TAIL:]
+
+
+def conclude(ended: Ended, shown: str, limits: Limits) -> Vetted:
+    """What the end of a child that gave no verdict says about the model."""
+    last = line(ended.tail.strip().rpartition("\n")[2][-200:])
+    during = f"{shown}: "
+    if ended.late and ended.waited_s > STARVED_SHARE * limits.wall_s:
+        return refused(
+            "starved",
+            f"{during}waited {ended.waited_s:.0f} of {limits.wall_s:g} s for a processor, while {ended.stage};"
+            " try again when the box is less busy",
+        )
+    if ended.late:
+        return refused("endless", f"{during}was not done after {limits.wall_s:g} s, while {ended.stage}")
+    if ended.flooded:
+        return refused("internal", f"{during}the child said more than {MAX_LINE} bytes while {ended.stage}")
+    if ended.code == -signal.SIGXCPU:
+        return refused(
+            "endless",
+            f"{during}used {limits.cpu_s} s of processor time and was not done, while {ended.stage}",
+        )
+    if out_of_memory(ended.tail):
+        wanted = memory_wanted(ended.tail)
+        return refused("memory", over_memory(shown, limits.memory_bytes, ended.stage, wanted))
+    if ended.code == -signal.SIGKILL:
+        return refused(
+            "memory",
+            f"{during}was killed while {ended.stage}, as the kernel does where the box's memory runs out",
+        )
+    if ended.code < 0:
+        return refused("crashed", f"{during}ended by {_signal(-ended.code)} while {ended.stage} {last}")
+    return refused("internal", f"{during}the child left with code {ended.code} while {ended.stage}: {last}")
+
+
+def waited_s(pid: int) -> float:
+    """How long the threads of a process stood ready without a processor, together; 0 where the kernel does not say."""
+    waited_ns = 0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        for place in Path(f"/proc/{pid}/task").iterdir():
+            waited_ns += int((place / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

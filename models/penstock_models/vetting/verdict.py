@@ -1,0 +1,213 @@
+"""What is asked of a vetting child, and what it says: the words that cross the process boundary.
+
+Owns the closed list of reasons, and which of them may be another one on another day. Plain data and pure functions; both
+sides import it, so it imports no runtime.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from penstock_models.errors import (
+    BundleError,
+    GoldenError,
+    ModelRefused,
+    PenstockError,
+    PlacementError,
+    UsageError,
+)
+
+Reason = Literal[
+    "",
+    "not_a_model",
+    "truncated",
+    "external_data",
+    "custom_op",
+    "bad_quantization",
+    "runtime",
+    "bundle",
+    "golden",
+    "placement",
+    "usage",
+    "memory",
+    "endless",
+    "starved",
+    "crashed",
+    "internal",
+]
+"""Why a version was refused. The first six are `ModelRefused`'s own; `bundle`: digest, manifest, archive or steps are
+wrong; `golden`: a golden answer is; `placement`: no variant runs here; `usage`: the
+model.toml beside a bare model file is; `memory`, `endless`, `crashed`: it went beyond the
+limits, or took its process with it; `starved`: the box was too busy to tell; `internal`: the child itself could not do its work."""
+
+_LIFE_S: dict[str, float] = {
+    "not_a_model": 86_400.0,
+    "truncated": 86_400.0,
+    "external_data": 86_400.0,
+    "bundle": 86_400.0,
+    "custom_op": 3_600.0,
+    "bad_quantization": 3_600.0,
+    "runtime": 3_600.0,
+    "golden": 3_600.0,
+    "memory": 300.0,
+    "endless": 300.0,
+    "crashed": 300.0,
+}
+
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "bad_alloc",
+    "MemoryError",
+    "Unable to allocate",
+    "Cannot allocate memory",
+)
+
+MAX_PROBLEMS = 20
+MAX_TEXT = 500
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a model may take while it is vetted.
+
+    Args:
+        memory_bytes: address space beyond that of the bare runtimes; never more than the box has to spare.
+        cpu_s: processor time of everything after the imports.
+        wall_s: time of the whole child. Much longer than `cpu_s`, since a child of low priority waits on a busy box.
+    """
+
+    memory_bytes: int = 4 * 1024**3
+    cpu_s: int = 60
+    wall_s: float = 300.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A child's order. `descriptor` is the open bundle, folder or model file; `shown` its path, for messages.
+
+    `kind`: `bundle` (a file or a folder), `bare` (a folder with a single model file, made a bundle in the child), or
+    `model` (one model file).
+    """
+
+    kind: Literal["bundle", "bare", "model"]
+    descriptor: int
+    shown: str
+    parent: int
+    memory_bytes: int
+    cpu_s: int
+    devices: tuple[str, ...] = ()
+    name: str = ""
+    version: int | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """What the child is at, in words that follow `while`; `done` of `total` golden samples."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+class Vetted(msgspec.Struct, frozen=True, tag="vetted"):
+    """The verdict on one version. Figures are 0 where the child did not come so far.
+
+    `message` is one line; `problems` has every golden answer that is wrong, at most `MAX_PROBLEMS`. `resident_bytes` is
+    what the process grew by with the version loaded and warm at every batch size, `peak_bytes` its highest growth on the
+    way. `load_ms` is the time until it was warm for one item, `p50_ms` one row's run, `batch_ms` one run of so many rows.
+    `network` says what kept the child off it: `seccomp`, `namespace`, or `open` where the kernel has neither.
+    """
+
+    ok: bool
+    reason: Reason = ""
+    message: str = ""
+    problems: tuple[str, ...] = ()
+    digest: str = ""
+    files: int = 0
+    golden: int = 0
+    placement: str = ""
+    max_batch: int = 0
+    resident_bytes: int = 0
+    peak_bytes: int = 0
+    load_ms: float = 0.0
+    p50_ms: float = 0.0
+    batch_ms: dict[int, float] = {}
+    network: str = ""
+
+    def require(self) -> None:
+        """Go on only with a version that passed.
+
+        Raises:
+            ModelRefused: with this `reason`.
+            BundleError, GoldenError, PlacementError, UsageError: for `bundle`, `golden`, `placement` and `usage`, as
+                loading raises them.
+        """
+        if not self.ok:
+            raise error_of(self)
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One line that a child writes."""
+
+    said: Progress | Vetted
+
+
+def error_of(verdict: Vetted) -> PenstockError:
+    """A refusal as the error that loading the same version would raise."""
+    match verdict.reason:
+        case "bundle":
+            return BundleError(verdict.message)
+        case "golden":
+            return GoldenError(verdict.message, verdict.problems)
+        case "placement":
+            return PlacementError(verdict.message)
+        case "usage":
+            return UsageError(verdict.message)
+    return ModelRefused(verdict.reason, verdict.message)
+
+
+def life_s(verdict: Vetted) -> float | None:
+    """How long a verdict may be believed, in seconds; None for ever.
+
+    What the bytes alone decide holds a day: they do not change, only our walkers do. What a runtime or a driver had a
+    part in holds an hour, so that a repaired box tries again. What depends on the load of the moment holds five minutes:
+    long enough that nobody who asks in a loop keeps a core busy. A busy box, a missing device or a fault of ours is not kept at all.
+    """
+    return None if verdict.ok else _LIFE_S.get(verdict.reason, 0.0)
+
+
+def out_of_memory(text: str) -> bool:
+    """Whether a message says that memory was refused. The libraries have no common class for it, only these words."""
+    return any(words in text for words in _OUT_OF_MEMORY)
+
+
+def memory_wanted(text: str) -> str:
+    """What was asked for at once, from a runtime's words; "" where it does not say."""
+    size = re.search(r"(?:buffer of size|allocate) (\d+)", text)
+    return f"{int(size[1]) / 1e6:.0f} MB at once" if size else ""
+
+
+def over_memory(shown: str, limit_bytes: int, stage: str, wanted: str) -> str:
+    """The message of `memory`."""
+    asked = f" (it asked for {wanted})" if wanted else ""
+    return f"{shown}: more than {limit_bytes / 1e6:.0f} MB were needed while {stage}{asked}"
+
+
+def refused(reason: Reason, message: str, problems: tuple[str, ...] = ()) -> Vetted:
+    """A refusal in one bounded line."""
+    return tidy(Vetted(False, reason, message, problems))
+
+
+def tidy(verdict: Vetted) -> Vetted:
+    """With texts of one bounded, printable line each: a child that a model took over may say anything."""
+    problems = tuple(map(line, verdict.problems[:MAX_PROBLEMS]))
+    return msgspec.structs.replace(verdict, message=line(verdict.message), problems=problems)
+
+
+def line(text: str) -> str:
+    """One bounded, printable line."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * MAX_TEXT])
+    return " ".join(printable.split())[:MAX_TEXT]

@@ -1,0 +1,99 @@
+"""Vet a version before this process opens it: one child at a time, others wait their turn.
+
+Owns the turns and cancelling. What a child may do is `confine`'s, how one is run `attempt`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+from penstock_models.bundle import locate
+from penstock_models.store import bare_identity, holds_bundle
+from penstock_models.vetting.attempt import Attempt, Subject
+from penstock_models.vetting.listening import Advance
+from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted
+
+# One thread: at most one child. It outlives every child, as the kernel ends a child with the thread that started it.
+_turns = ThreadPoolExecutor(1, thread_name_prefix="penstock-vet")
+
+
+async def vet(
+    path: str | Path,
+    devices: Sequence[str] = (),
+    limits: Limits = DEFAULT_LIMITS,
+    advance: Advance | None = None,
+) -> Vetted:
+    """Load, run and measure a version in a limited child process.
+
+    Cancelled, it ends the child first.
+
+    Args:
+        path: a bundle, an unpacked one, or a folder with a bare model file.
+        devices: preference list as for loading.
+        advance: called (in another thread) after each golden sample with how many of how many are done.
+
+    Raises:
+        UsageError: there is nothing at `path`, or it cannot be read.
+    """
+    attempt = _attempt(Path(path), devices, limits, advance)
+    return await in_turn(attempt, attempt.run)
+
+
+def vet_blocking(
+    path: str | Path,
+    devices: Sequence[str] = (),
+    limits: Limits = DEFAULT_LIMITS,
+    advance: Advance | None = None,
+) -> Vetted:
+    """The same for a caller without an event loop; an interrupt ends the child first.
+
+    Raises:
+        UsageError: as `vet`.
+    """
+    return _waited_for(_attempt(Path(path), devices, limits, advance))
+
+
+def require_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Let a model file through that opens in a child, and runs zeros there where it takes them. Blocking.
+
+    Raises:
+        UsageError: it cannot be read.
+        ModelRefused, PlacementError: as loading it, or `memory`, `endless`, `crashed`.
+    """
+    _waited_for(Attempt(Subject("model", path), (), limits, None)).require()
+
+
+async def in_turn(attempt: Attempt, work: Callable[[], Vetted]) -> Vetted:
+    """Do `work`, which runs `attempt`, when its turn comes; cancelled, the child is ended and reaped before it raises."""
+    turn = _turns.submit(work)
+    done = asyncio.wrap_future(turn)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        if not turn.cancel():
+            attempt.kill()
+            await asyncio.wait([done])
+        raise
+
+
+def _attempt(path: Path, devices: Sequence[str], limits: Limits, advance: Advance | None) -> Attempt:
+    return Attempt(_subject(path), tuple(devices), limits, advance)
+
+
+def _waited_for(attempt: Attempt) -> Vetted:
+    turn = _turns.submit(attempt.run)
+    try:
+        return turn.result()
+    finally:
+        if not (turn.done() or turn.cancel()):
+            attempt.kill()
+            wait([turn])
+
+
+def _subject(path: Path) -> Subject:
+    if holds_bundle(path):
+        return Subject("bundle", locate(path))
+    return Subject("bare", path, *bare_identity(path))

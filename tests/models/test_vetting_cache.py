@@ -1,0 +1,187 @@
+"""Verdicts that are kept: for what, how long, how many, and what a file that is not one of ours does (nothing)."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from penstock_models.bundle import digest_at, open_bundle
+from penstock_models.errors import UsageError
+from penstock_models.vetting import attempt, cache
+from penstock_models.vetting.cache import SUFFIX, Verdicts, key_of, versions
+from penstock_models.vetting.verdict import Limits, Vetted, refused
+from tests.models import vetted_files
+from tests.models.vetting_children import busy, children, soon
+
+DIGEST = "sha256:" + "a" * 64
+OK = Vetted(True, digest=DIGEST, resident_bytes=5)
+
+
+@dataclass
+class Clock:
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def verdicts(tmp_path: Path, clock: Clock) -> Verdicts:
+    return Verdicts(tmp_path / "state" / "verdicts", clock)
+
+
+@pytest.fixture
+def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a child cannot do its work; whoever asks one hears `internal`."""
+    monkeypatch.setattr(attempt, "CHILD", "penstock_models.no_such_module")
+
+
+async def test_a_version_is_vetted_once(
+    tmp_path: Path, verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = vetted_files.bundle(tmp_path, vetted_files.doubler())
+    first = await verdicts.vet(path)
+    assert first.ok and first.digest == digest_at(path) == open_bundle(path).digest
+    monkeypatch.setattr(attempt, "CHILD", "penstock_models.no_such_module")
+    assert await Verdicts(tmp_path / "state" / "verdicts").vet(path) == first  # as after a restart
+    assert await verdicts.vet(path, ("cpu",)) == first  # the same wish, spelled out
+    assert (await verdicts.vet(path, (), Limits(cpu_s=7))).reason == "internal"
+    assert (await verdicts.vet(path, ("openvino",))).reason == "internal"
+    other = vetted_files.bundle(tmp_path, vetted_files.doubler(), golden=2.0, name="other")
+    assert (await verdicts.vet(other)).reason == "internal"
+
+
+async def test_a_refusal_is_kept_for_a_while(
+    tmp_path: Path, verdicts: Verdicts, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = vetted_files.bundle(tmp_path, vetted_files.huge())
+    first = await verdicts.vet(path)
+    assert first.reason == "memory"
+    monkeypatch.setattr(attempt, "CHILD", "penstock_models.no_such_module")
+    clock.now += 299
+    assert await verdicts.vet(path) == first
+    clock.now += 1
+    assert (await verdicts.vet(path)).reason == "internal"
+    monkeypatch.undo()
+    assert (await verdicts.vet(path)).reason == "memory"  # a fault of ours was not kept
+
+
+async def test_what_was_called_off_is_not_kept(tmp_path: Path, verdicts: Verdicts) -> None:
+    path = vetted_files.bundle(tmp_path, vetted_files.endless())
+    task = asyncio.create_task(verdicts.vet(path))
+    await soon(lambda: bool(children()) and busy(children()[0]))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.usefixtures("no_child")
+async def test_what_has_no_digest_is_asked_each_time(tmp_path: Path, verdicts: Verdicts) -> None:
+    (tmp_path / "text.bundle").write_text("no bundle")
+    assert (await verdicts.vet(tmp_path / "text.bundle")).reason == "internal"
+    with pytest.raises(UsageError):
+        await verdicts.vet(tmp_path / "none.bundle")
+
+
+def test_lives(verdicts: Verdicts, clock: Clock) -> None:
+    kept = {reason: refused(reason, "m") for reason in ("golden", "external_data", "endless")}
+    for reason, verdict in kept.items():
+        verdicts.put(reason, verdict)
+    for seconds, left in ((0, 3), (299, 3), (300, 2), (3_599, 2), (3_600, 1), (86_399, 1), (86_400, 0)):
+        clock.now = 1_000_000 + seconds
+        assert sum(verdicts.get(reason, DIGEST) is not None for reason in kept) == left, seconds
+    clock.now = 999_999  # the clock was set back: nobody knows how old it is
+    assert verdicts.get("external_data", DIGEST) is None
+    verdicts.put("ok", OK)
+    clock.now += 1e9
+    assert verdicts.get("ok", DIGEST) == OK
+
+
+def test_an_ok_counts_for_its_digest_only(verdicts: Verdicts) -> None:
+    verdicts.put("k", OK)
+    assert verdicts.get("k", DIGEST) == OK
+    assert verdicts.get("k", DIGEST.replace("a", "b")) is None
+
+
+def test_files_that_are_not_ours_say_nothing(tmp_path: Path, verdicts: Verdicts) -> None:
+    verdicts.put("k", OK)
+    (place,) = (tmp_path / "state" / "verdicts").iterdir()
+    whole = place.read_bytes()
+    for data in (
+        b"",
+        whole[:-1],
+        b"\xff\xfe",
+        b"[]",
+        whole.replace(b'"v":1', b'"v":2'),
+        whole.replace(b'"key":"k"', b'"key":"l"'),
+        b"{" + b" " * cache.MAX_ENTRY_BYTES + whole[1:],
+    ):
+        place.write_bytes(data)
+        assert verdicts.get("k", DIGEST) is None, data
+    place.write_bytes(whole)
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    assert verdicts.get("k", DIGEST) is None
+    place.unlink()
+    os.mkfifo(place)
+    assert verdicts.get("k", DIGEST) is None
+    place.unlink()
+    place.mkdir()
+    assert verdicts.get("k", DIGEST) is None
+    verdicts.put("k", OK)  # cannot be written, and costs nobody anything
+    assert [entry.name for entry in place.parent.iterdir()] == [place.name]
+
+
+def test_the_oldest_go(tmp_path: Path, verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MAX_ENTRIES", 3)
+    folder = tmp_path / "state" / "verdicts"
+    for number in range(6):
+        verdicts.put(f"k{number}", OK)
+        os.utime(folder / f"k{number}{SUFFIX}", (number, number))
+    (folder / "README").write_text("somebody else's")
+    verdicts.put("k6", OK)
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        "README",
+        *(f"k{n}{SUFFIX}" for n in (4, 5, 6)),
+    ]
+
+
+def test_a_folder_that_cannot_be_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    verdicts = Verdicts(tmp_path / "file" / "verdicts")
+    verdicts.put("k", OK)
+    assert verdicts.get("k", DIGEST) is None
+
+
+def test_everything_that_a_verdict_depends_on_changes_its_key() -> None:
+    installed = {"onnxruntime": "1.20", "python": "3.11"}
+    keys = [
+        key_of(DIGEST, (), Limits(), installed),
+        key_of("sha256:b", (), Limits(), installed),
+        key_of(DIGEST, ("openvino", "cpu"), Limits(), installed),
+        key_of(DIGEST, ("cpu", "openvino"), Limits(), installed),
+        key_of(DIGEST, (), Limits(memory_bytes=1), installed),
+        key_of(DIGEST, (), Limits(cpu_s=1), installed),
+        key_of(DIGEST, (), Limits(wall_s=1), installed),
+        key_of(DIGEST, (), Limits(), {**installed, "onnxruntime": "1.21"}),
+        key_of(DIGEST, (), Limits(), {**installed, "openvino": "1"}),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert {"penstock", "onnxruntime", "python"} <= versions().keys()
+
+
+def test_an_entry_is_small_json(tmp_path: Path, verdicts: Verdicts) -> None:
+    verdicts.put("k", OK)
+    (place,) = (tmp_path / "state" / "verdicts").iterdir()
+    found = msgspec.json.decode(place.read_bytes())
+    assert (found["v"], found["key"], found["verdict"]["resident_bytes"]) == (1, "k", 5)
+    assert place.stat().st_size < 1_000

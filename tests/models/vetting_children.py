@@ -1,0 +1,52 @@
+"""The vetting children of a process as the tests see them from outside."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from penstock_models.vetting.attempt import CHILD
+
+
+def descendants(of: int | None = None) -> list[int]:
+    """The processes that a process started, and did not reap. Cheap, to be asked often."""
+    found: list[int] = []
+    for task in Path(f"/proc/{of or os.getpid()}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def children(of: int | None = None) -> list[psutil.Process]:
+    """The vetting children of a process, dead ones that nobody reaped among them."""
+    found = []
+    for pid in descendants(of):
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if CHILD in words or words == [""]:
+                found.append(psutil.Process(pid))
+    return found
+
+
+def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.01)
+
+
+async def soon(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+def busy(process: psutil.Process) -> bool:
+    """Whether a child is past its imports, and limited."""
+    return bool(process.rlimit(resource.RLIMIT_CPU)[0] != resource.RLIM_INFINITY)
