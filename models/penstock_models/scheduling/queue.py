@@ -98,6 +98,11 @@ class VersionQueue:
         """There is a request that may be taken now: of a flow that no running batch holds."""
         return bool(len(self._lines[0]) or len(self._lines[1]))
 
+    @property
+    def live(self) -> bool:
+        """What may be taken now is not historical alone."""
+        return bool(len(self._lines[0]))
+
     def push(self, request: Request) -> None:
         """Add a request behind those of its flow that are as urgent."""
         flow = request.flow

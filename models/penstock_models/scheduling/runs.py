@@ -101,7 +101,8 @@ class Turns:
         self._clock = 0.0
 
     def choose(self, ready: Sequence[VersionRun], now: float) -> VersionRun:
-        """The version that gets the next slot, of those that have something to run."""
+        """The version that gets the next slot, of those that have something to run; live work goes first."""
+        ready = [run for run in ready if run.queue.live] or ready
         for run in ready:
             run.virtual = max(run.virtual, self._clock)  # idling earns nothing
         first = min(ready, key=lambda run: run.virtual)
