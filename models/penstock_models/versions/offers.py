@@ -16,6 +16,9 @@ import msgspec
 
 from penstock_models.archive import MAX_MEMBERS
 
+FRESH_S = 2.0
+"""A file may change twice within one tick of its file system's clock: what is younger is not sure to be what was seen."""
+
 
 class Offer(msgspec.Struct, frozen=True):
     """A version that may be loaded. `digest` is "" for a bare model file, which has none before it is packed."""

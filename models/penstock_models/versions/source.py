@@ -14,11 +14,9 @@ from pathlib import Path
 
 from penstock_models.errors import UsageError
 from penstock_models.store import Place, Version, look, places
-from penstock_models.versions.offers import Offer, Offers, Problem, stamp
+from penstock_models.versions.offers import FRESH_S, Offer, Offers, Problem, stamp
 
 SETTLE_S = 5.0
-FRESH_S = 2.0
-"""A file may change twice within one tick of its clock: an entry is looked at again until it is older than this."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ import contextlib
 import re
 import secrets
 import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import msgspec
 from penstock_models.bundle import SUFFIX, Bundle, copy_bundle, open_bundle
 from penstock_models.errors import BundleError, PenstockError, TemporaryError
 from penstock_models.manifest import Manifest
-from penstock_models.versions.offers import Offer, stamp
+from penstock_models.versions.offers import FRESH_S, Offer, stamp
 from penstock_models.versions.packing import pack_apart
 from penstock_models.versions.waiting import in_thread
 
@@ -101,19 +102,21 @@ class Staging:
 
     async def _copy(self, offer: Offer, making: Path) -> None:
         """Whatever goes wrong while the files change is the change's fault."""
+        problem: PenstockError | OSError | None = None
         try:
             if offer.digest:
                 await in_thread(lambda stop: self._copy_bundle(offer, making, stop))
             else:
                 await pack_apart(offer.path, making)
         except (PenstockError, OSError) as error:
-            if await in_thread(lambda _: _changed(offer)):
-                raise TemporaryError(
-                    "changed", f"{offer.path} changed while it was copied; copied again later"
-                ) from error
-            raise
-        if await in_thread(lambda _: _changed(offer)):
-            raise TemporaryError("changed", f"{offer.path} changed while it was copied; copied again later")
+            problem = error
+        if await in_thread(lambda _: _changes(offer, fresh_counts=problem is not None)):
+            said = f" ({problem})" if problem else ""
+            raise TemporaryError(
+                "changed", f"{offer.path} changed while it was copied, it is copied again later{said}"
+            ) from problem
+        if problem is not None:
+            raise problem
 
     def _copy_bundle(self, offer: Offer, making: Path, stop: threading.Event) -> None:
         def check() -> None:
@@ -156,8 +159,10 @@ def _staged(bundle: Bundle, path: Path, stamp: str) -> Staged:
     return Staged(manifest.name, manifest.version, bundle.digest, path, stamp, path.stat().st_size, manifest)
 
 
-def _changed(offer: Offer) -> bool:
+def _changes(offer: Offer, *, fresh_counts: bool) -> bool:
+    """Whether the files are others now, or may be: within a tick of the file's clock two changes have one time."""
     try:
-        return stamp(offer.path).text != offer.stamp
+        text, changed = stamp(offer.path)
     except OSError:
         return True
+    return text != offer.stamp or (fresh_counts and time.time() - changed < FRESH_S)

@@ -20,6 +20,8 @@ Transition = Literal["availability", "resource"]
 State = Literal["new", "preparing", "loading", "available", "unloading", "parked", "failed"]
 """`new`: waits for its turn; `parked`: no room, loaded on demand; `failed`: tried, perhaps to be tried again."""
 
+WAITING: tuple[State, ...] = ("new", "parked", "failed")
+
 
 class Standing(msgspec.Struct, frozen=True):
     """One version. `due` is when it may be tried (seconds; infinity for never), for `new`, `parked` and `failed`.
@@ -62,10 +64,10 @@ def next_action(standings: Sequence[Standing], transition: Transition, now: floa
     Args:
         busy: another version, of whatever model, is being prepared or loaded: only one is at a time.
     """
-    leaving = _to_unload(standings, transition)
+    leaving = _to_unload(standings, transition, now)
     if leaving is not None:
         return Unload(leaving.version)
-    waiting = [s for s in standings if s.aspired and s.state in ("new", "parked", "failed")]
+    waiting = [s for s in standings if s.aspired and s.state in WAITING]
     due = [s for s in waiting if s.due <= now]
     if due and not busy:
         candidate = max(due, key=lambda s: (s.first, s.version))
@@ -76,7 +78,7 @@ def next_action(standings: Sequence[Standing], transition: Transition, now: floa
     return Wait(min((s.due for s in waiting if s.due > now), default=math.inf))
 
 
-def _to_unload(standings: Sequence[Standing], transition: Transition) -> Standing | None:
+def _to_unload(standings: Sequence[Standing], transition: Transition, now: float) -> Standing | None:
     """The lowest un-aspired version that may go now."""
     leaving = sorted(
         (s for s in standings if s.state == "available" and not s.aspired), key=lambda s: s.version
@@ -89,7 +91,8 @@ def _to_unload(standings: Sequence[Standing], transition: Transition) -> Standin
         return leaving[0]
     if transition == "availability":
         return leaving[0] if len(leaving) > 1 else None
-    return leaving[0] if any(s.prepared and s.state == "new" for s in aspired) else None
+    ready = any(s.prepared and s.due <= now for s in aspired if s.state in WAITING)
+    return leaving[0] if ready else None
 
 
 def _holds_memory(standing: Standing) -> bool:
