@@ -24,7 +24,8 @@ STEADY_S = 60.0
 
 @dataclass
 class Life:
-    """Times are monotonic seconds. `offer` is the source's last word, None where it offers the version no more.
+    """Times are monotonic seconds. `offer` is the source's last word, None where it offers the version no more; `excused`
+    says that it is left out only because of a problem.
 
     `tried` is the stamp of the files that the last try was about.
     """
@@ -39,6 +40,7 @@ class Life:
     state: State = "new"
     aspired: bool = False
     kept: bool = False
+    excused: bool = False
     failure: Failure | None = None
     note: str = ""
     attempts: int = 0

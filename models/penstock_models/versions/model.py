@@ -98,7 +98,8 @@ class Model:
             life = self.lives.setdefault(version, Life(self.name, version, now, due=now))
             life.offered(offer, now)
         for version, life in list(self.lives.items()):
-            if version not in listed and not (life.staged is not None and excused(version)):
+            life.excused = version not in listed and life.staged is not None and excused(version)
+            if version not in listed and not life.excused:
                 life.offer = None
                 if life.idle and not (life.kept and listed):
                     del self.lives[version]
@@ -221,7 +222,7 @@ class Model:
         known = [
             Known(v, life.state == "available", life.troubled, life.kept)
             for v, life in self.lives.items()
-            if life.offer is not None or life.kept or v in self._labels.values()
+            if life.offer is not None or life.kept or life.excused or v in self._labels.values()
         ]
         wanted = () if self.leaving else aspiring.aspired(self.config.policy, known, self._named())
         for version, life in self.lives.items():
