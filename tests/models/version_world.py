@@ -14,7 +14,7 @@ import pytest
 
 from penstock_models.errors import BundleError, ModelRefused
 from penstock_models.items import ServableInfo
-from penstock_models.manifest import Manifest, TensorSpec, Variant
+from penstock_models.manifest import Manifest, Task, TensorSpec, Variant
 from penstock_models.versions import manager as manager_module
 from penstock_models.versions import steps as steps_module
 from penstock_models.versions.config import ModelConfig
@@ -131,14 +131,14 @@ class FakeStaging(Staging):
         word = offer.digest.split(":")[1]
         if word.startswith("corrupt"):
             raise BundleError(f"{offer.path}: model.onnx has sha256 a, manifest.json says b")
-        task = "anomaly" if word.startswith("drift") else "raw"
+        task: Task = "anomaly" if word.startswith("drift") else "raw"
         ends = (TensorSpec("x", "float32", (1,)),)
         manifest = Manifest(
             offer.name,
             offer.version,
             task,
             (Variant("model.onnx", "onnx", ends, ends),),
-            (),  # type: ignore[arg-type]
+            (),
         )
         path = Path(offer.digest)
         self.copies[offer.digest] = Staged(
