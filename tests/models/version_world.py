@@ -15,6 +15,7 @@ import pytest
 from penstock_models.errors import BundleError, ModelRefused
 from penstock_models.items import ServableInfo
 from penstock_models.manifest import Manifest, Task, TensorSpec, Variant
+from penstock_models.versions import keeper as keeper_module
 from penstock_models.versions import manager as manager_module
 from penstock_models.versions import steps as steps_module
 from penstock_models.versions.config import ModelConfig
@@ -267,7 +268,7 @@ class World:
 
     def __init__(self, patch: pytest.MonkeyPatch, kind: type[VersionManager] = VersionManager) -> None:
         # Nothing here blocks, and without threads every run of a test is the same.
-        for module in (steps_module, manager_module):
+        for module in (steps_module, manager_module, keeper_module):
             patch.setattr(module, "in_thread", _at_once)
         self._kind = kind
         self.clock = FakeClock()

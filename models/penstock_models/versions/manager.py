@@ -1,8 +1,8 @@
 """The version manager: makes what is loaded what is wanted.
 
 Owns the tasks: looking at the source, preparing and loading (one version at a time, so that a box never carries two loads),
-letting go, and writing the record. What the next step is, `model` says; how it is taken, `steps`. Whatever goes
-wrong with one version touches no other.
+letting go. What the next step is, `model` says; how it is taken, `steps`; what is remembered, `keeper`. Whatever
+goes wrong with one version touches no other.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from penstock_models.errors import TemporaryError, UsageError
 from penstock_models.versions import status
 from penstock_models.versions.config import ModelConfig
+from penstock_models.versions.keeper import Keeper
 from penstock_models.versions.life import Life
 from penstock_models.versions.memory import Evict, Refuse
 from penstock_models.versions.model import Model, Wishes, used_digests
 from penstock_models.versions.offers import Offers, Source
-from penstock_models.versions.record import ModelRecord, Record, RecordFile
+from penstock_models.versions.record import RecordFile
 from penstock_models.versions.retry import Failure, classify
 from penstock_models.versions.split import Routing
 from penstock_models.versions.steps import Steps
@@ -27,7 +28,6 @@ from penstock_models.versions.transition import Load, Prepare, Unload, Wait
 from penstock_models.versions.waiting import in_thread
 
 SCAN_S = 1.0
-SAVE_AGAIN_S = 5.0
 
 
 class VersionManager:
@@ -36,18 +36,13 @@ class VersionManager:
     def __init__(self, source: Source, record: RecordFile, steps: Steps) -> None:
         """Nothing is read or loaded before `run`."""
         self._source = source
-        self._file = record
         self._steps = steps
         self._clock = steps.clock
         self._models: dict[str, Model] = {}
-        self._recorded = Record()
-        self._written = Record()
-        self._saving = asyncio.Lock()
+        self._keeper = Keeper(record, self._models, steps.clock)
         self._offers = Offers()
         self._wake = asyncio.Event()  # something happened: think again
         self._look = asyncio.Event()  # look at the source before its time
-        self._dirty = asyncio.Event()  # the record is to be written
-        self._problems: dict[str, str] = {}
         self._busy = False
         self._evicting = 0
 
@@ -149,20 +144,18 @@ class VersionManager:
     def problems(self) -> list[str]:
         """What is wrong with the store, the record, staging and memory, a line each."""
         store = [problem.text for problem in self._offers.problems]
-        return [*store, *self._problems.values(), *self._steps.alarms]
+        return [*store, *self._keeper.problems, *self._steps.alarms]
 
     # --- the work ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Reconcile for ever. When cancelled, an unload in progress is finished; what is loaded stays loaded."""
-        self._recorded, problem = await in_thread(lambda _: self._file.load())
-        if problem:
-            self._problems["record"] = problem
+        await self._keeper.load()
         await self._steps.begin()
         await self._scan()
         async with TaskGroup() as tasks:
             tasks.create_task(self._watch(), name="versions-watch")
-            tasks.create_task(self._keep_record(), name="versions-record")
+            tasks.create_task(self._keeper.run(), name="versions-record")
             while True:
                 self._wake.clear()
                 await self._clock.wait(self._wake, self._step(tasks))
@@ -176,7 +169,7 @@ class VersionManager:
     async def _scan(self) -> None:
         """Look at the source; first at what an earlier start recorded of models that are new here."""
         for model in [m for m in self._models.values() if not m.recalled]:
-            recorded = self._recorded.models.get(model.name, ModelRecord())
+            recorded = self._keeper.recorded(model.name)
             copies = await self._steps.find(model.name, recorded.served)
             model.recall(recorded, copies, self._clock.now())
         now, wall = self._clock.now(), self._clock.wall()
@@ -200,9 +193,9 @@ class VersionManager:
                 starts.append((model, action))
         if starts:
             self._start(tasks, *max(starts, key=lambda start: _urgency(*start)))
-        self._models = {n: m for n, m in self._models.items() if not (m.leaving and m.idle)}
-        if self._record() != self._written:
-            self._dirty.set()
+        for name in [name for name, model in self._models.items() if model.leaving and model.idle]:
+            del self._models[name]
+        self._keeper.look()
         return until
 
     def _start(self, tasks: TaskGroup, model: Model, action: Prepare | Load) -> None:
@@ -284,38 +277,10 @@ class VersionManager:
         self._steps.tell_failure(life)
         self._wake.set()
 
-    # --- the record --------------------------------------------------------------------------------------------
-
-    def _record(self) -> Record:
-        """What is to be remembered now; of a model that was not heard yet, what was."""
-        now = {name: model.record() for name, model in self._models.items() if model.recalled}
-        unheard = {n: r for n, r in self._recorded.models.items() if n in self._models and n not in now}
-        return Record({**unheard, **now})
-
-    async def _keep_record(self) -> None:
-        never = asyncio.Event()
-        while True:
-            await self._dirty.wait()
-            self._dirty.clear()
-            try:
-                await self._save()
-            except OSError as error:
-                self._problems["record"] = f"the record of versions cannot be written: {error}"
-                self._dirty.set()
-                await self._clock.wait(never, self._clock.now() + SAVE_AGAIN_S)
-
-    async def _save(self) -> None:
-        async with self._saving:
-            record = self._record()
-            if record != self._written:
-                await in_thread(lambda _: self._file.save(record))
-                self._written = record
-            self._problems.pop("record", None)
-
     async def _make_durable(self, model: Model, before: Wishes) -> None:
         """Write what was wished, or undo it."""
         try:
-            await self._save()
+            await self._keeper.save()
         except OSError as error:
             model.restore(before)
             raise TemporaryError(
