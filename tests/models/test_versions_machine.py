@@ -215,6 +215,7 @@ class Versions(RuleBasedStateMachine):
     @invariant()
     def what_is_said_is_true(self) -> None:
         world = self.world
+        assert world.loader.broken == []
         loaded = {(info.name, info.version) for info in world.loader.loaded.values()}
         for name in NAMES:
             routing = world.manager.routing(name)

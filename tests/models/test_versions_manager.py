@@ -194,6 +194,20 @@ async def test_a_label_holds_its_version_and_moves_without_a_load(world: World) 
     assert world.available("m") == {2} and world.loader.log == [*log, "unload m:1"]
 
 
+async def test_a_label_holds_a_version_that_the_store_has_no_more(world: World) -> None:
+    await serving(world, 1)
+    await world.manager.set_label("m", "stable", 1)
+    await put(world, 2)
+    del world.store.contents["m", 1]
+    await world.pass_time(3)
+    assert world.available("m") == {1, 2} and world.manager.routing("m").labels == {"stable": 1}
+    await world.restart()
+    assert world.available("m") == {1, 2} and world.manager.routing("m").labels == {"stable": 1}
+    await world.manager.remove_label("m", "stable")
+    await world.settle()
+    assert world.available("m") == {2}
+
+
 async def test_a_label_does_not_move_to_what_is_not_loaded(world: World) -> None:
     await serving(world, 1)
     await world.manager.set_label("m", "stable", 1)
