@@ -391,6 +391,23 @@ async def test_more_models_than_memory_are_loaded_on_demand(world: World) -> Non
     assert [name for name in names if world.available(name)] == ["a", "b"]
 
 
+async def test_no_more_versions_go_than_must(world: World) -> None:
+    world.box.total = 2 * SIZE
+    world.configure(*(ModelConfig(name) for name in "abc"))
+    for name in "abc":
+        world.store.contents[name, 1] = "good"
+    await world.pass_time(1.1)
+    await world.pass_time(SETTLED_S)
+    world.traffic.idle.clear()  # the one that goes takes its time
+    world.manager.want("c")
+    await world.settle()
+    await world.pass_time(5)
+    assert sorted(world.states().values()) == ["available", "new", "unloading"]
+    world.traffic.idle.set()
+    await world.settle()
+    assert sorted(world.states().values()) == ["available", "available", "parked"] and world.available("c")
+
+
 async def test_a_labelled_version_is_never_parked(world: World) -> None:
     world.box.total = SIZE
     world.configure(ModelConfig("a"), ModelConfig("b"))

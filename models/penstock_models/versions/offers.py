@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat as stat_module
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -91,16 +93,18 @@ def stamp(path: Path) -> Stamp:
 
 def _files(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     """A bundle, followed where it is a link; or a folder and all in it, links as they are. Bounded."""
-    top = path.stat()
+    top = os.stat(path)
     yield "", top
-    if not path.is_dir():
+    if not stat_module.S_ISDIR(top.st_mode):
         return
-    folders = [path]
+    folders = [os.fspath(path)]
     left = 2 * MAX_MEMBERS
     while folders and left:
-        folder = folders.pop()
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name)[:left]:
-            left -= 1
-            yield str(Path(entry.path).relative_to(path)), entry.stat(follow_symlinks=False)
+        # Strings and not paths: this runs every second, for every file of a store.
+        with os.scandir(folders.pop()) as found:
+            entries = sorted(found, key=attrgetter("path"))[:left]
+        left -= len(entries)
+        for entry in entries:
+            yield entry.path, entry.stat(follow_symlinks=False)
             if entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
+                folders.append(entry.path)

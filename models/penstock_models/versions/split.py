@@ -88,14 +88,13 @@ def _answering(routing: Routing, reference: Reference, stream: str) -> int | Non
 
 def drawn(weights: Mapping[str, float], model: str, stream: str) -> str:
     """The target of a stream: each gets streams in proportion to its weight."""
-    return min(weights, key=lambda target: (_draw(model, stream, target) / weights[target], target))
+    return min(weights, key=lambda target: (_draw(f"{model}\0{stream}\0{target}") / weights[target], target))
 
 
-def _draw(model: str, stream: str, target: str) -> float:
+def _draw(key: str) -> float:
     """An exponentially distributed number: the least of several, each over its weight, falls as the weights do."""
-    key = "\0".join((model, stream, target)).encode()
-    number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
-    return -math.log((number + 1) / (2**64 + 1))
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return -math.log((int.from_bytes(digest, "big") + 1) / (2**64 + 1))
 
 
 def _version(routing: Routing, target: str) -> int | None:
