@@ -93,7 +93,7 @@ def stamp(path: Path) -> Stamp:
 
 def _files(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     """A bundle, followed where it is a link; or a folder and all in it, links as they are. Bounded."""
-    top = os.stat(path)
+    top = path.stat()
     yield "", top
     if not stat_module.S_ISDIR(top.st_mode):
         return
