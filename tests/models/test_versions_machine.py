@@ -281,5 +281,5 @@ class Versions(RuleBasedStateMachine):
 TestVersions = Versions.TestCase
 # A failure is shown as it was found: to make it smaller takes longer than a test may.
 TestVersions.settings = settings(
-    max_examples=30, stateful_step_count=30, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=20, stateful_step_count=30, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )

@@ -358,9 +358,20 @@ async def test_too_little_memory_is_refused_with_the_numbers_and_the_old_one_ser
     assert (parked.state, parked.reason, parked.attempts) == ("parked", "memory", 0)
     assert parked.error is not None and "takes 10 MB (measured), 5 MB are free of 15 MB" in parked.error
     assert world.available("m") == {1}
+    await world.pass_time(3 * PARKED_RETRY_S)
+    assert world.traffic.failures == [("m", 2, "memory", 0)]  # said once, tried again and again
     world.box.total = 5 * SIZE
     await world.pass_time(PARKED_RETRY_S + 1)
     assert world.available("m") == {2}
+
+
+async def test_what_the_box_can_never_hold_is_not_ready_and_a_word_for_the_operator(world: World) -> None:
+    world.box.total = SIZE // 2
+    await serving(world, 1)
+    assert world.manager.unready() == [
+        "m:1 is failed: memory: loading takes 10 MB (measured), models may take 5 MB on this box in all"
+    ]
+    assert world.loader.log == [] and len(world.traffic.failures) == 1
 
 
 async def test_more_models_than_memory_are_loaded_on_demand(world: World) -> None:
@@ -425,6 +436,9 @@ async def test_memory_that_does_not_come_back_is_said(world: World) -> None:
     world.box.leaks = True
     await put(world, 2)
     assert any("m:1: 0 MB of 10 MB came back" in line for line in world.manager.problems())
+    world.box.leaks = False
+    await put(world, 3)
+    assert [(r.name, r.fraction) for r in world.manager.memory_returned()] == [("m:1", 0.0), ("m:2", 1.0)]
 
 
 async def test_work_in_flight_holds_a_version(world: World) -> None:

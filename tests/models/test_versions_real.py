@@ -22,7 +22,7 @@ from penstock_models.executor import ThreadExecutor
 from penstock_models.items import Answer, OutputTensor, ServableInfo
 from penstock_models.manifest import Golden, Manifest, TensorSpec, Variant
 from penstock_models.store import parse_reference
-from penstock_models.versions import source, staging
+from penstock_models.versions import manager, source, staging
 from penstock_models.versions.box import SystemBox
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.manager import VersionManager
@@ -59,6 +59,12 @@ def bundle(
         said = golden_answers.record(Answer(outputs={"y": OutputTensor("float32", (2,), values.tobytes())}))
         samples = (Golden("golden.json", "application/json", said),)
     return write_bundle(Manifest("m", version, "raw", (variant,), (), golden=samples), files, store)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the store more often than a gateway does."""
+    monkeypatch.setattr(manager, "SCAN_S", 0.05)
 
 
 class Threads:

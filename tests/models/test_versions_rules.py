@@ -287,7 +287,17 @@ def test_room_is_for_the_peak_of_a_load() -> None:
     assert memory.admit(need, room(150), [], NOW, NOW) == Admit()
     verdict = memory.admit(need, room(149), [], NOW, NOW)
     assert isinstance(verdict, Refuse)
-    assert "takes 150 MB (measured), 149 MB are free of 1000 MB with 0 versions loaded" in verdict.text
+    assert "takes 150 MB (measured), 149 MB are free of 966 MB with 0 versions loaded" in verdict.text
+
+
+def test_what_the_whole_box_could_not_hold_is_hopeless() -> None:
+    need = Need(200 * MB, 967 * MB)
+    refused = memory.admit(need, room(1000), [], NOW, NOW)
+    assert refused == Refuse(
+        "memory: loading takes 967 MB (measured), models may take 966 MB on this box in all", hopeless=True
+    )
+    refused = memory.admit(Need(101 * MB, 0), room(900, budget=100), [], NOW, NOW)
+    assert isinstance(refused, Refuse) and refused.hopeless
 
 
 def test_a_budget_counts_what_is_loaded() -> None:

@@ -183,7 +183,7 @@ class FakeBox:
 
     def room(self) -> Room:
         free = self.total - len(self._loader.loaded) * SIZE
-        return Room(self.total, max(0, free) + RESERVE_BYTES)
+        return Room(self.total + RESERVE_BYTES, max(0, free) + RESERVE_BYTES)
 
     def footprint(self) -> int:
         return 0 if self.leaks else len(self._loader.loaded) * SIZE

@@ -17,7 +17,7 @@ from penstock_models.versions import status
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.keeper import Keeper
 from penstock_models.versions.life import Life
-from penstock_models.versions.memory import Evict, Refuse
+from penstock_models.versions.memory import Evict, Refuse, Returned
 from penstock_models.versions.model import Model, Wishes, used_digests
 from penstock_models.versions.offers import Offers, Source
 from penstock_models.versions.record import RecordFile
@@ -141,6 +141,10 @@ class VersionManager:
         """Models of which nothing is available, a line each with the reason."""
         return [line for model in self._models.values() if (line := status.unready(model))]
 
+    def memory_returned(self) -> list[Returned]:
+        """How much memory came back at the last unloads, the newest last."""
+        return list(self._steps.returned)
+
     def problems(self) -> list[str]:
         """What is wrong with the store, the record, staging and memory, a line each."""
         store = [problem.text for problem in self._offers.problems]
@@ -235,9 +239,13 @@ class VersionManager:
                             f"memory: made room for {model.name}:{life.version}; loaded again when asked for"
                         )
                         self._let_go(tasks, other, other.lives[victim.version], text)
+                case Refuse(text=text, hopeless=True):
+                    self._fail(life, Failure("memory", text, True))
                 case Refuse(text=text):
+                    news = life.failure is None or life.failure.reason != "memory"
                     life.parked(text, self._clock.now())
-                    self._steps.tell_failure(life)
+                    if news:  # it is looked at again every minute
+                        self._steps.tell_failure(life)
                 case _:
                     info = await self._steps.load(life)
                     life.loaded(info, self._clock.now())

@@ -47,9 +47,10 @@ class Evict(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """No room. `text` says so with the numbers."""
+    """No room. `text` says so with the numbers. `hopeless` says that all of the box would not do."""
 
     text: str
+    hopeless: bool = False
 
 
 Verdict = Admit | Evict | Refuse
@@ -66,24 +67,32 @@ def admit(need: Need, room: Room, residents: Sequence[Resident], wanted_at: floa
     if room.budget_bytes is not None:
         free = min(free, room.budget_bytes - taken)
     wanted = max(need.peak_bytes, need.resident_bytes)
+    limit = room.limit_bytes - RESERVE_BYTES
+    if room.budget_bytes is not None:
+        limit = min(limit, room.budget_bytes)
+    if wanted > limit:
+        text = (
+            f"memory: loading takes {_mb(wanted)} (measured), models may take {_mb(limit)} on this box in all"
+        )
+        return Refuse(text, hopeless=True)
     if wanted <= free:
         return Admit()
     able = evictable(residents, wanted_at, now)
     chosen = victims(able, wanted - free)
     if chosen is not None:
         return Evict(tuple(chosen))
-    return Refuse(_refusal(wanted, max(0, free), room, residents, able))
+    return Refuse(_refusal(wanted, max(0, free), limit, residents, able))
 
 
 def _refusal(
-    wanted: int, free: int, room: Room, residents: Sequence[Resident], able: Sequence[Resident]
+    wanted: int, free: int, limit: int, residents: Sequence[Resident], able: Sequence[Resident]
 ) -> str:
-    limit = room.limit_bytes if room.budget_bytes is None else room.budget_bytes
     back = sum(resident.bytes for resident in able)
     taken = sum(resident.bytes for resident in residents)
     return (
         f"memory: loading takes {_mb(wanted)} (measured), {_mb(free)} are free of {_mb(limit)}"
-        f" with {len(residents)} versions loaded ({_mb(taken)}), of which {_mb(back)} could make room"
+        f" with {len(residents)} versions loaded ({_mb(taken)}), of which {_mb(back)} could make room;"
+        ' free some, or let an old version go before the new one comes (transition = "resource")'
     )
 
 
@@ -93,6 +102,7 @@ class Returned(msgspec.Struct, frozen=True):
     `alarm` says what is wrong, "" where enough came back.
     """
 
+    name: str
     bytes: int
     fraction: float | None
     alarm: str
@@ -107,11 +117,12 @@ def returned(name: str, measured: int, before: int, after: int) -> Returned:
     """
     back = before - after
     if measured < NOTED_BYTES:
-        return Returned(back, None, "")
+        return Returned(name, back, None, "")
     fraction = back / measured
     if fraction >= RETURNED:
-        return Returned(back, fraction, "")
+        return Returned(name, back, fraction, "")
     return Returned(
+        name,
         back,
         fraction,
         f"{name}: {_mb(back)} of {_mb(measured)} came back after it was unloaded ({fraction:.0%}, expected"

@@ -16,7 +16,7 @@ from penstock_models.items import ServableInfo
 from penstock_models.versions import memory
 from penstock_models.versions.box import Box
 from penstock_models.versions.life import Life
-from penstock_models.versions.memory import Need, Verdict
+from penstock_models.versions.memory import Need, Returned, Verdict
 from penstock_models.versions.model import Model
 from penstock_models.versions.ports import Loader, Traffic
 from penstock_models.versions.record import Served
@@ -28,10 +28,13 @@ LOAD_S = 300.0
 RETIRE_S = 30.0
 UNLOAD_S = 30.0
 MAX_ALARMS = 20
+MAX_RETURNED = 100
 
 
 class Steps:
-    """One manager's. `alarms` are the last lines about memory and unloads that did not go as they should."""
+    """One manager's. `alarms` are the last lines about memory and unloads that did not go as they should, `returned` how
+    much memory came back at the last unloads.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Steps:
         """
         self.clock = clock or SystemClock()
         self.alarms: deque[str] = deque(maxlen=MAX_ALARMS)
+        self.returned: deque[Returned] = deque(maxlen=MAX_RETURNED)
         self._staging = staging
         self._loader = loader
         self._traffic = traffic
@@ -172,6 +176,7 @@ class Steps:
             return
         after = await in_thread(lambda _: self._box.footprint())
         came_back = memory.returned(f"{life.name}:{life.version}", taken, before, after)
+        self.returned.append(came_back)
         if came_back.alarm:
             self.alarms.append(came_back.alarm)
 
