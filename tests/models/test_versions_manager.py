@@ -53,7 +53,7 @@ async def test_resource_makes_room_first(world: World) -> None:
 
 
 @pytest.mark.parametrize("transition", ["availability", "resource"])
-@pytest.mark.parametrize("word", ["corrupt", "golden", "flaky", "drift", "hang"])
+@pytest.mark.parametrize("word", ["corrupt", "golden", "flaky", "cancels", "drift", "hang"])
 async def test_a_bad_newer_version_leaves_the_old_one(world: World, word: str, transition: str) -> None:
     await serving(world, 1, transition=transition)
     await put(world, 2, word)

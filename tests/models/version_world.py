@@ -88,7 +88,7 @@ class FakeStore:
     """What lies in the store, as (name, version): contents. Contents are a word that says what is wrong with them:
 
     `good…`, `corrupt…` (wrong digest), `golden…` (a wrong answer), `flaky…` (fails until healed), `hang…` (never loads),
-    `drift…` (another task).
+    `cancels…` (a load that is cancelled by something else), `drift…` (another task).
     """
 
     def __init__(self) -> None:
@@ -225,6 +225,8 @@ class FakeLoader:
     async def _behave(self, word: str, key: str) -> None:
         if word.startswith("golden"):
             raise ModelRefused("golden", f"{key}: a golden answer is wrong")
+        if word.startswith("cancels"):
+            raise asyncio.CancelledError
         if word.startswith("flaky") and not self.healed:
             raise OSError(5, f"{key}: input/output error")
         if word.startswith("hang") and not self.healed:

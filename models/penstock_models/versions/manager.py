@@ -219,6 +219,9 @@ class VersionManager:
             staged, need = await self._steps.prepare(model, life)
             life.prepared(staged, need, self._clock.now())
         except asyncio.CancelledError:
+            if not _is_cancelled():
+                self._fail(life, Failure("internal", "it was cancelled from within", False))
+                return
             life.interrupted(self._clock.now())
             raise
         except Exception as error:  # whatever a version makes us raise is about this version
@@ -251,6 +254,9 @@ class VersionManager:
                     life.loaded(info, self._clock.now())
                     self._steps.tell_available(life)
         except asyncio.CancelledError:
+            if not _is_cancelled():
+                self._fail(life, Failure("internal", "it was cancelled from within", False))
+                return
             life.interrupted(self._clock.now())
             raise
         except Exception as error:  # as above
@@ -301,6 +307,12 @@ class VersionManager:
         if name not in self._models:
             raise UsageError(f"no model {name!r} is served; there are {', '.join(self._models) or 'none'}")
         return self._models[name]
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants this task to end; a port may raise the same error for a reason of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _urgency(model: Model, action: Prepare | Load) -> tuple[bool, bool, float, bool]:
