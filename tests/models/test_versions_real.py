@@ -118,6 +118,9 @@ class Site:
     def available(self) -> set[int]:
         return set(self.manager.routing("m").available)
 
+    def states(self) -> set[str]:
+        return {version.state for version in self.manager.snapshot()[0].versions}
+
     async def answer(self, reference: str) -> list[float]:
         """Run one item on whatever version answers now."""
         chosen = choose(self.manager.routing("m"), parse_reference(reference), "cam/front")
@@ -160,6 +163,7 @@ async def test_versions_come_and_go_and_no_call_fails(tmp_path: Path) -> None:
         for version in (2, 3, 4):
             bundle(here.store, version, 10.0 * version, golden=10.0 * version)
             await here.until(lambda version=version: here.available() == {version})  # type: ignore[misc]
+            await here.until(lambda: "unloading" not in here.states())
         await here.until(lambda: 40.0 in seen)
         over.set()
         await asyncio.gather(*calling)
