@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,7 @@ from penstock_models.archive import FolderSource, MemorySource, Source, TarSourc
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.manifest import FORMAT, FileEntry, Manifest
 from penstock_models.manifest_rules import complaints
-from penstock_models.ustar import write_tar
+from penstock_models.ustar import Member, write_members, write_tar
 
 MANIFEST = "manifest.json"
 SUFFIX = ".bundle"
@@ -53,31 +53,28 @@ class Bundle:
         if entry is None:
             raise BundleError(f"{self.path}: no file {name!r}; it has {', '.join(self._entries)}")
         data = b"".join(self._source.chunks(name))
-        self._compare(entry, len(data), hashlib.sha256(data).hexdigest())
+        _compare(entry, len(data), hashlib.sha256(data).hexdigest(), self.path)
         return data
 
     def _verify(self) -> None:
-        found = self._source.sizes.keys() - {MANIFEST}
-        if unlisted := sorted(found - self._entries.keys()):
-            raise BundleError(f"{self.path}: {unlisted[0]} is not listed in {MANIFEST}")
-        if missing := sorted(self._entries.keys() - found):
-            raise BundleError(f"{self.path}: {missing[0]} is listed in {MANIFEST} but not there")
+        # Sizes first: a wrong one is found without reading.
+        _check_sizes(self._source, self.manifest, self.path)
         for entry in self.manifest.files:
-            size = self._source.sizes[entry.path]
-            # Sizes first: a wrong one is found without reading.
-            self._compare(entry, size, entry.sha256)
             digest = hashlib.sha256()
             for chunk in self._source.chunks(entry.path):
                 digest.update(chunk)
-            self._compare(entry, size, digest.hexdigest())
+            _compare(entry, entry.size, digest.hexdigest(), self.path)
 
-    def _compare(self, entry: FileEntry, size: int, sha256: str) -> None:
-        if size != entry.size:
-            raise BundleError(f"{self.path}: {entry.path} has {size} bytes, {MANIFEST} says {entry.size}")
-        if sha256 != entry.sha256:
-            raise BundleError(
-                f"{self.path}: {entry.path} has sha256 {sha256[:12]}…, {MANIFEST} says {entry.sha256[:12]}…"
-            )
+    def members(self, check: Callable[[], None]) -> Iterator[Member]:
+        """Every file, the manifest first, as `write_members` takes them; `check` is called before each chunk."""
+
+        def chunks(name: str) -> Iterator[bytes]:
+            for chunk in self._source.chunks(name):
+                check()
+                yield chunk
+
+        for name in [MANIFEST, *sorted(self._entries)]:
+            yield Member(name, self._source.sizes[name], chunks(name))
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -91,14 +88,51 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle(_source(path), path)
 
 
-def peek(path: str | Path) -> Manifest:
-    """Only the manifest, checked in itself; the files are not read. For listings, not for loading.
+class Outline(NamedTuple):
+    """What a bundle says of itself. `digest` as `Bundle.digest`."""
+
+    manifest: Manifest
+    digest: str
+
+
+def outline(path: str | Path) -> Outline:
+    """Only the manifest, checked in itself, and whether every listed file is there in its size; none is read.
+
+    For listings, not for loading: a wrong content is found by `open_bundle` alone.
 
     Raises:
         UsageError, BundleError: as `open_bundle`.
     """
     path = Path(path)
-    return parse_manifest(manifest_bytes(_source(path), path), path)
+    source = _source(path)
+    data = manifest_bytes(source, path)
+    manifest = parse_manifest(data, path)
+    _check_sizes(source, manifest, path)
+    return Outline(manifest, _digest(data))
+
+
+def _digest(manifest_data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(manifest_data).hexdigest()}"
+
+
+def _check_sizes(source: Source, manifest: Manifest, where: object) -> None:
+    listed = {entry.path for entry in manifest.files}
+    found = source.sizes.keys() - {MANIFEST}
+    if unlisted := sorted(found - listed):
+        raise BundleError(f"{where}: {unlisted[0]} is not listed in {MANIFEST}")
+    if missing := sorted(listed - found):
+        raise BundleError(f"{where}: {missing[0]} is listed in {MANIFEST} but not there")
+    for entry in manifest.files:
+        _compare(entry, source.sizes[entry.path], entry.sha256, where)
+
+
+def _compare(entry: FileEntry, size: int, sha256: str, where: object) -> None:
+    if size != entry.size:
+        raise BundleError(f"{where}: {entry.path} has {size} bytes, {MANIFEST} says {entry.size}")
+    if sha256 != entry.sha256:
+        raise BundleError(
+            f"{where}: {entry.path} has sha256 {sha256[:12]}…, {MANIFEST} says {entry.sha256[:12]}…"
+        )
 
 
 def digest_at(path: str | Path) -> str:
@@ -109,10 +143,6 @@ def digest_at(path: str | Path) -> str:
     """
     path = Path(path)
     return _digest(manifest_bytes(_source(path), path))
-
-
-def _digest(manifest: bytes) -> str:
-    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
 def _source(path: Path) -> Source:
@@ -226,3 +256,16 @@ def write_bundle(manifest: Manifest, files: Mapping[str, bytes], out: Path) -> P
     memory_bundle(manifest, files, target)  # what could not be opened is never written
     write_tar({**files, MANIFEST: seal(manifest, files)}, MANIFEST, target)
     return target
+
+
+def copy_bundle(bundle: Bundle, out: Path, check: Callable[[], None]) -> None:
+    """Write a bundle with the same digest, chunk by chunk; the file appears whole or not at all.
+
+    Args:
+        check: called before each chunk; what it raises ends the copy, and nothing is left behind.
+
+    Raises:
+        BundleError: a file is shorter than it was.
+        UsageError: the place cannot be written.
+    """
+    write_members(bundle.members(check), out)

@@ -5,7 +5,8 @@ PenstockError
 ├── BundleError           a bundle or model store that is wrong: digest, manifest, path tricks (exit 1)
 │   ├── ModelRefused      a model file that no runtime may load: broken, external data, unknown operator
 │   └── GoldenError       it loads, and gives another answer than it must
-└── PlacementError        no device of the preference list could be proven
+├── PlacementError        no device of the preference list could be proven
+└── TemporaryError        what may go well later: the files changed meanwhile, no room, a process died
 """
 
 from __future__ import annotations
@@ -51,3 +52,11 @@ class PlacementError(PenstockError):
     def __init__(self, message: str, passed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.passed = tuple(passed) or (message,)
+
+
+class TemporaryError(PenstockError):
+    """The same call may go well later. `reason` is a short name for machines; the message begins so."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason

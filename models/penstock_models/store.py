@@ -1,7 +1,8 @@
 """A model store: a folder of bundles, or of `model/<version>/` folders (contracts 6).
 
 Owns what a reference such as `person:7` means in a folder, and opening what it points to. Nothing is cached and
-nothing is watched: each call looks at the folder as it is.
+nothing is watched: each call looks at the folder as it is (`versions.source` watches). What a label points to is known
+to a running gateway only, never to a folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from penstock_models.bundle import MANIFEST, SUFFIX, Bundle, locate, memory_bundle, open_bundle, peek
+from penstock_models.bundle import MANIFEST, SUFFIX, Bundle, locate, memory_bundle, open_bundle, outline
 from penstock_models.errors import BundleError, PenstockError, UsageError
 from penstock_models.manifest_rules import MAX_VERSION, NAME
 
@@ -27,37 +28,93 @@ _REFERENCE = re.compile(r"(?P<name>[^:@]+)(?::(?P<version>[^:@]+)|@(?P<label>[^:
 
 
 class Version(NamedTuple):
-    """A version that lies in a store. `error` says why it cannot be used, "" where nothing is known against it."""
+    """A version that lies in a store. `error` says why it cannot be used, "" where nothing is known against it.
+
+    `digest` is the bundle's, "" for a bare model file, which has none before it is packed.
+    """
 
     name: str
     version: int
     path: Path
     error: str = ""
+    digest: str = ""
+
+
+class Place(NamedTuple):
+    """Where a version may lie, not yet looked at: a bundle, which says itself what it is, or a MODEL/VERSION folder."""
+
+    path: Path
+    name: str = ""
+    version: int = 0
+    error: str = ""
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """NAME (the highest version) or NAME:VERSION."""
+    """NAME (whichever version serves), NAME:VERSION or NAME@LABEL."""
 
     name: str
     version: int | None = None
+    label: str = ""
 
 
 def parse_reference(text: str) -> Reference:
-    """Read NAME or NAME:VERSION.
+    """Read NAME, NAME:VERSION or NAME@LABEL.
 
     Raises:
-        UsageError: it is neither; NAME@LABEL is refused by name, as labels come with version management.
+        UsageError: it is none of them.
     """
     match = _REFERENCE.fullmatch(text)
     if match is None or not NAME.fullmatch(match["name"]):
-        raise UsageError(f"model {text!r}: expected NAME or NAME:VERSION, NAME of a-z, 0-9, `_` and `-`")
+        raise UsageError(
+            f"model {text!r}: expected NAME, NAME:VERSION or NAME@LABEL, NAME of a-z, 0-9, `_` and `-`"
+        )
     if match["label"]:
-        raise UsageError(f"model {text!r}: labels come with version management; write NAME or NAME:VERSION")
+        return Reference(match["name"], label=check_label(match["label"]))
     if match["version"] is None:
         return Reference(match["name"])
-    if not re.fullmatch(r"[1-9][0-9]{0,18}", match["version"]) or int(match["version"]) > MAX_VERSION:
+    if not _is_version(match["version"]):
         raise UsageError(f"model {text!r}: version {match['version']}: expected 1 to {MAX_VERSION}")
     return Reference(match["name"], int(match["version"]))
+
+
+def check_label(text: str) -> str:
+    """Let through a label: as a name, but not of digits alone, which would read as a version.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not NAME.fullmatch(text) or text.isdigit():
+        raise UsageError(
+            f"label {text!r}: expected 1 to 64 of a-z, 0-9, `_` and `-`, not digits alone, such as `stable`"
+        )
+    return text
+
+
+def places(store: Path) -> list[Place]:
+    """Where versions may lie in a store; nothing is opened. A folder that cannot be listed is named by its `error`.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be listed.
+    """
+    try:
+        if not store.is_dir():
+            raise UsageError(
+                f"no model store at {store}: expected a folder of bundles or of MODEL/VERSION/ folders"
+            )
+        return [place for path in _entries(store) for place in _in_entry(path)]
+    except OSError as error:
+        raise UsageError(f"cannot read the model store {store}: {error.strerror}") from error
+
+
+def look(place: Place) -> Version:
+    """What lies at a place: its manifest and the sizes of its files are checked, their contents are not read."""
+    if place.error:
+        return Version(place.name or place.path.name, place.version, place.path, place.error)
+    try:
+        return _version_folder(place) if place.name else _bundle(place.path)
+    except OSError as error:
+        name, number = (place.name, place.version) if place.name else _by_file_name(place.path)
+        return Version(name, number, place.path, f"cannot read {place.path}: {error.strerror}")
 
 
 def versions(store: Path) -> list[Version]:
@@ -66,22 +123,21 @@ def versions(store: Path) -> list[Version]:
     Raises:
         UsageError: there is no such folder.
     """
-    if not store.is_dir():
-        raise UsageError(
-            f"no model store at {store}: expected a folder of bundles or of MODEL/VERSION/ folders"
-        )
-    found = [version for path in _entries(store) for version in _in_entry(path)]
-    return sorted(found, key=lambda v: (v.name, v.version))
+    return sorted(map(look, places(store)), key=lambda v: (v.name, v.version))
 
 
 def resolve(store: Path, reference: str) -> Path:
     """Where the model that `reference` names lies: a bundle, or a version's folder; `open_version` opens both.
 
     Raises:
-        UsageError: a bad reference, or no such model; the message lists what there is.
+        UsageError: a bad reference, one with a label, or no such model; the message lists what there is.
         BundleError: the wanted version is there and cannot be used.
     """
     wanted = parse_reference(reference)
+    if wanted.label:
+        raise UsageError(
+            f"model {reference!r}: a folder has no labels, a running gateway has; write NAME or NAME:VERSION"
+        )
     known = versions(store)
     named = [v for v in known if v.name == wanted.name and wanted.version in (None, v.version)]
     usable = [v for v in named if not v.error]
@@ -141,29 +197,45 @@ def _entries(folder: Path) -> Iterator[Path]:
     yield from entries
 
 
-def _in_entry(path: Path) -> Iterator[Version]:
-    if path.is_dir():
-        if (path / MANIFEST).exists():
-            yield _bundle(path)
-            return
-        for folder in _entries(path):
-            if folder.is_dir() and re.fullmatch(r"[1-9][0-9]{0,18}", folder.name):
-                yield _version_folder(folder, path.name, int(folder.name))
-    elif path.suffix == SUFFIX:
-        yield _bundle(path)
+def _in_entry(path: Path) -> Iterator[Place]:
+    try:
+        if not path.is_dir():
+            found = [Place(path)] if path.suffix == SUFFIX else []
+        elif (path / MANIFEST).exists():
+            found = [Place(path)]
+        else:
+            found = [
+                Place(folder, path.name, int(folder.name))
+                for folder in _entries(path)
+                if folder.is_dir() and _is_version(folder.name)
+            ]
+    except OSError as error:
+        found = [Place(path, error=f"cannot read {path}: {error.strerror}")]
+    except UsageError as error:
+        found = [Place(path, error=str(error))]
+    yield from found
+
+
+def _is_version(text: str) -> bool:
+    return re.fullmatch(r"[1-9][0-9]{0,18}", text) is not None and int(text) <= MAX_VERSION
+
+
+def _by_file_name(path: Path) -> tuple[str, int]:
+    stem, _, number = path.stem.rpartition("-")
+    return stem or path.stem, int(number) if number.isdigit() else 0
 
 
 def _bundle(path: Path) -> Version:
     """A bundle goes by its manifest; by its file's name only where the manifest cannot be read."""
     try:
-        manifest = peek(path)
+        found = outline(path)
     except PenstockError as error:
-        stem, _, number = path.stem.rpartition("-")
-        return Version(stem or path.stem, int(number) if number.isdigit() else 0, path, str(error))
-    return Version(manifest.name, manifest.version, path)
+        return Version(*_by_file_name(path), path, str(error))
+    return Version(found.manifest.name, found.manifest.version, path, "", found.digest)
 
 
-def _version_folder(folder: Path, name: str, version: int) -> Version:
+def _version_folder(place: Place) -> Version:
+    folder, name, version, _ = place
     if not holds_bundle(folder):
         missing = f"{folder}: neither {MANIFEST} nor one of {MODEL_TOML}, {', '.join(MODEL_FILES)}"
         return Version(name, version, folder, "" if _bare_source(folder) else missing)
@@ -171,7 +243,7 @@ def _version_folder(folder: Path, name: str, version: int) -> Version:
     if not found.error and (found.name, found.version) != (name, version):
         error = f"{folder}: the manifest is of {found.name}:{found.version}, the folder of {name}:{version}"
         return Version(name, version, folder, error)
-    return Version(name, version, folder, found.error)
+    return Version(name, version, folder, found.error, found.digest)
 
 
 def holds_bundle(path: Path) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from penstock_models.errors import BundleError, UsageError
 
@@ -72,8 +73,26 @@ def _padded(name: str) -> bytes:
     return name.encode("ascii").ljust(100, b"\0")
 
 
+class Member(NamedTuple):
+    """A file for an archive: `chunks` are `size` bytes together."""
+
+    name: str
+    size: int
+    chunks: Iterable[bytes]
+
+
 def write_tar(files: Mapping[str, bytes], first: str, out: Path) -> None:
-    """Write an archive with `first` at its head and the others by name; atomic and durable.
+    """Write an archive with `first` at its head and the others by name; atomic and durable, as `write_members`.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    names = [first, *sorted(files.keys() - {first})]
+    write_members((Member(name, len(files[name]), [files[name]]) for name in names), out)
+
+
+def write_members(members: Iterable[Member], out: Path) -> None:
+    """Write an archive; atomic and durable.
 
     The bytes go to a temporary file beside `out`, which is synced and renamed, and then the folder is synced: after a
     power cut there is the old file or the new one, never a half.
@@ -85,16 +104,16 @@ def write_tar(files: Mapping[str, bytes], first: str, out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            for name in [first, *sorted(files.keys() - {first})]:
-                data = files[name]
-                file.write(tar_header(name, len(data)))
-                file.write(data)
-                file.write(bytes(-len(data) % BLOCK))
+            for member in members:
+                file.write(tar_header(member.name, member.size))
+                for chunk in member.chunks:
+                    file.write(chunk)
+                file.write(bytes(-member.size % BLOCK))
             file.write(bytes(2 * BLOCK))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(out)
-        _sync_folder(out.parent)
+        sync_folder(out.parent)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
     finally:
@@ -109,7 +128,8 @@ def _discard(temporary: Path) -> None:
         pass
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -122,16 +122,28 @@ def test_references(text: str, reference: Reference) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Person", "a/b", "../a", "a:", "a:0", "a:01", "a:x", "a:1:2", f"a:{2**63}", "@x"]
+    "text",
+    ["", "Person", "a/b", "../a", "a:", "a:0", "a:01", "a:x", "a:1:2", f"a:{2**63}", "@x", "a@", "a@b:1"],
 )
 def test_bad_references(text: str) -> None:
     with pytest.raises(UsageError, match="model"):
         parse_reference(text)
 
 
-def test_labels_are_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="labels come with version management"):
-        parse_reference("person@stable")
+def test_a_folder_has_no_labels(tmp_path: Path) -> None:
+    assert parse_reference("person@stable") == Reference("person", label="stable")
+    with pytest.raises(UsageError, match=r"a running gateway has; write NAME or NAME:VERSION"):
+        resolve(tmp_path, "person@stable")
+    for bad in ("person@Stable", "person@7"):
+        with pytest.raises(UsageError, match="label"):
+            parse_reference(bad)
+
+
+def test_a_half_copied_folder_is_an_error_without_reading_it(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path / "person" / "7", "person", 7)
+    (folder / "model.onnx").write_bytes(FILES["model.onnx"][:-1])
+    with pytest.raises(BundleError, match=r"model\.onnx has \d+ bytes"):
+        resolve(tmp_path, "person:7")
 
 
 def test_a_bare_model_opens_as_a_bundle(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""One version of a model, from its first offer until it is forgotten: its state, its tries, its files.
+
+Owns what each event means for the version itself. When it may take its next step is `transition`'s business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from penstock_models.items import ServableInfo
+from penstock_models.versions import retry
+from penstock_models.versions.memory import Need
+from penstock_models.versions.offers import Offer
+from penstock_models.versions.retry import Failure
+from penstock_models.versions.staging import Staged
+from penstock_models.versions.transition import Standing, State
+
+PARKED_RETRY_S = 60.0
+"""A version without room is looked at again after so long, should nobody ask for it earlier."""
+STEADY_S = 60.0
+"""A version that was available for so long starts counting its failures anew."""
+
+
+@dataclass
+class Life:
+    """Times are monotonic seconds. `offer` is the source's last word, None where it offers the version no more; `excused`
+    says that it is left out only because of a problem.
+
+    `tried` is the stamp of the files that the last try was about.
+    """
+
+    name: str
+    version: int
+    since: float
+    offer: Offer | None = None
+    staged: Staged | None = None
+    need: Need | None = None
+    info: ServableInfo | None = None
+    state: State = "new"
+    aspired: bool = False
+    kept: bool = False
+    excused: bool = False
+    failure: Failure | None = None
+    note: str = ""
+    attempts: int = 0
+    due: float = 0.0
+    tried: str = ""
+    load_ms: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        if self.staged is not None:
+            return self.staged.digest
+        return self.offer.digest if self.offer is not None else ""
+
+    @property
+    def troubled(self) -> bool:
+        return self.attempts > 0 and self.state != "available"
+
+    @property
+    def idle(self) -> bool:
+        """Nothing of it is loaded or on its way."""
+        return self.state in ("new", "parked", "failed")
+
+    def standing(self) -> Standing:
+        prepared = self.staged is not None and self.need is not None
+        return Standing(self.version, self.state, self.aspired, prepared, self.due, self.kept)
+
+    def offered(self, offer: Offer, now: float) -> None:
+        """The source offers it. Other files than those known start it anew, unless they serve: then they stay."""
+        before, self.offer = self.offer, offer
+        if before is not None and before.stamp == offer.stamp:
+            return
+        self.note = ""
+        if self._is_staged(offer) or (self.staged is None and offer.stamp == self.tried):
+            return
+        if self.idle:
+            self.start_anew(now)
+        elif self.staged is not None:
+            self._note_change()
+
+    def start_anew(self, now: float) -> None:
+        """Forget what was tried: other files, or other wishes."""
+        self.staged = self.need = self.failure = None
+        self.note = self.tried = ""
+        self.attempts, self.due = 0, now
+        self._turn("new", now)
+
+    def preparing(self, now: float) -> None:
+        self.tried = self.offer.stamp if self.offer is not None else ""
+        self._turn("preparing", now)
+
+    def prepared(self, staged: Staged, need: Need, now: float) -> None:
+        """Copied, verified, measured: it waits to be loaded. Not if other files are offered by now."""
+        self.staged, self.need, self.due = staged, need, now
+        if self.offer is not None and not self._is_staged(self.offer):
+            self.start_anew(now)
+            return
+        self._turn("new", now)
+
+    def loading(self, now: float) -> None:
+        self._turn("loading", now)
+
+    def loaded(self, info: ServableInfo, now: float) -> None:
+        self.info, self.load_ms = info, (now - self.since) * 1e3
+        self.failure, self.kept = None, False
+        if self.offer is not None and not self._is_staged(self.offer):
+            self._note_change()
+        self._turn("available", now)
+
+    def failed(self, failure: Failure, now: float) -> None:
+        """A try went wrong, or the process that it ran in is gone. Files that changed meanwhile are tried at once."""
+        served = self.state == "available"
+        if served and now - self.since >= STEADY_S:
+            self.attempts = 0
+        self.attempts += 1
+        self.failure, self.info, self.kept = failure, None, served
+        if self.offer is not None and not self._is_staged(self.offer) and self.offer.stamp != self.tried:
+            self.start_anew(now)
+            return
+        again = retry.retry_at(failure, self.attempts, now, f"{self.name}:{self.version}:{self.digest}")
+        self.due = math.inf if again is None else again
+        self._turn("failed", now)
+
+    def parked(self, text: str, now: float) -> None:
+        """There is no room for it, or another one needed its room."""
+        self.failure, self.info = Failure("memory", text, False), None
+        self.due = now + PARKED_RETRY_S
+        self._turn("parked", now)
+
+    def interrupted(self, now: float) -> None:
+        """A step was broken off through no fault of its own: it may be taken again."""
+        self.due = now
+        self._turn("available" if self.info is not None else "new", now)
+
+    def unloading(self, now: float) -> None:
+        self._turn("unloading", now)
+
+    def unloaded(self, now: float) -> None:
+        """It is gone, and may come again as if it were new."""
+        self.info = None
+        self.start_anew(now)
+
+    def forget_copy(self) -> None:
+        """Its staged copy is gone: it is copied and measured again before its next load."""
+        self.staged = self.need = None
+        self.tried = ""
+
+    def _note_change(self) -> None:
+        self.note = (
+            f"the files of {self.name}:{self.version} in the store changed after it was copied; it serves as it was,"
+            " give other contents a new version number"
+        )
+
+    def _is_staged(self, offer: Offer) -> bool:
+        """The staged copy is of what is offered: by digest, or where that is not known yet, by the files' stamp."""
+        if self.staged is None:
+            return False
+        return offer.digest == self.staged.digest if offer.digest else offer.stamp == self.staged.stamp
+
+    def _turn(self, state: State, now: float) -> None:
+        self.state, self.since = state, now

@@ -1,0 +1,321 @@
+"""The version manager: makes what is loaded what is wanted.
+
+Owns the tasks: looking at the source, preparing and loading (one version at a time, so that a box never carries two loads),
+letting go. What the next step is, `model` says; how it is taken, `steps`; what is remembered, `keeper`. Whatever
+goes wrong with one version touches no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from asyncio import TaskGroup
+from collections.abc import Sequence
+
+from penstock_models.errors import TemporaryError, UsageError
+from penstock_models.versions import status
+from penstock_models.versions.config import ModelConfig
+from penstock_models.versions.keeper import Keeper
+from penstock_models.versions.life import Life
+from penstock_models.versions.memory import Evict, Refuse, Returned
+from penstock_models.versions.model import Model, Wishes, used_digests
+from penstock_models.versions.offers import Offers, Source
+from penstock_models.versions.record import RecordFile
+from penstock_models.versions.retry import Failure, classify
+from penstock_models.versions.split import Routing
+from penstock_models.versions.steps import Steps
+from penstock_models.versions.transition import Load, Prepare, Unload, Wait
+from penstock_models.versions.waiting import in_thread
+
+SCAN_S = 1.0
+
+
+class VersionManager:
+    """Used from one event loop. `run()` does the work; everything else states wishes, or shows how things are."""
+
+    def __init__(self, source: Source, record: RecordFile, steps: Steps) -> None:
+        """Nothing is read or loaded before `run`."""
+        self._source = source
+        self._steps = steps
+        self._clock = steps.clock
+        self._models: dict[str, Model] = {}
+        self._keeper = Keeper(record, self._models, steps.clock)
+        self._offers = Offers()
+        self._wake = asyncio.Event()  # something happened: think again
+        self._look = asyncio.Event()  # look at the source before its time
+        self._busy = False
+        self._evicting = 0
+
+    # --- wishes ------------------------------------------------------------------------------------------------
+
+    def set_config(self, models: Sequence[ModelConfig]) -> None:
+        """State anew, and in full, which models are wanted; what a model that is left out has loaded is let go."""
+        now = self._clock.now()
+        named = {config.name: config for config in models}
+        for name, model in self._models.items():
+            if name not in named:
+                model.leave()
+        for name, config in named.items():
+            if name in self._models:
+                self._models[name].configure(config, now)
+            else:
+                self._models[name] = Model(config)
+        self._look.set()
+        self._wake.set()
+
+    async def set_label(self, name: str, label: str, version: int) -> None:
+        """Set or move a label; it survives a restart once this returns.
+
+        Raises:
+            UsageError: no such model or label name, or the version is not available; the label stays.
+            TemporaryError: `disk`: it could not be recorded; the label stays.
+        """
+        model = self._model(name)
+        before = model.wishes()
+        model.move_label(label, version)
+        await self._make_durable(model, before)
+
+    async def remove_label(self, name: str, label: str) -> None:
+        """Take a label away.
+
+        Raises:
+            UsageError, TemporaryError: as `set_label`.
+        """
+        model = self._model(name)
+        before = model.wishes()
+        model.remove_label(label)
+        await self._make_durable(model, before)
+
+    async def ask(self, name: str, version: int) -> None:
+        """Want a version beside those of the policy; it survives a restart once this returns.
+
+        Raises:
+            UsageError: no such model or version.
+            TemporaryError: `disk`: it could not be recorded, and is not wanted.
+        """
+        model = self._model(name)
+        before = model.wishes()
+        model.ask(version, self._clock.now())
+        await self._make_durable(model, before)
+
+    async def take_back(self, name: str, version: int) -> None:
+        """Want a version no more than the policy does.
+
+        Raises:
+            UsageError, TemporaryError: as `ask`.
+        """
+        model = self._model(name)
+        before = model.wishes()
+        model.take_back(version)
+        await self._make_durable(model, before)
+
+    def want(self, name: str, version: int | None = None) -> None:
+        """Somebody asked in vain: load what is parked. Of an unknown model: nothing."""
+        if name in self._models:
+            self._models[name].want(version, self._clock.now())
+            self._wake.set()
+
+    def lost(self, name: str, version: int, reason: str) -> None:
+        """What a version ran in is gone, and was cleared away; it is loaded again, with the patience of any failed load."""
+        life = self._models[name].lives.get(version) if name in self._models else None
+        if life is not None and life.state == "available":
+            self._fail(life, Failure("lost", reason, False))
+
+    # --- how things are ----------------------------------------------------------------------------------------
+
+    def routing(self, name: str) -> Routing:
+        """What is available of a model, for `split.choose`; cheap enough for every frame only where it is kept."""
+        return self._models[name].routing() if name in self._models else Routing()
+
+    def snapshot(self) -> tuple[status.ModelStatus, ...]:
+        """Every version of every model, by name."""
+        offset = self._clock.wall() - self._clock.now()
+
+        def epoch_ms(seconds: float) -> int:
+            return round((seconds + offset) * 1e3)
+
+        models = (self._models[name] for name in sorted(self._models))
+        return tuple(status.model_status(model, self._steps.resident_bytes, epoch_ms) for model in models)
+
+    def unready(self) -> list[str]:
+        """Models of which nothing is available, a line each with the reason."""
+        return [line for model in self._models.values() if (line := status.unready(model))]
+
+    def memory_returned(self) -> list[Returned]:
+        """How much memory came back at the last unloads, the newest last."""
+        return list(self._steps.returned)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the store, the record, staging and memory, a line each."""
+        store = [problem.text for problem in self._offers.problems]
+        return [*store, *self._keeper.problems, *self._steps.alarms]
+
+    # --- the work ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconcile for ever. When cancelled, an unload in progress is finished; what is loaded stays loaded."""
+        await self._keeper.load()
+        await self._steps.begin()
+        await self._scan()
+        async with TaskGroup() as tasks:
+            tasks.create_task(self._watch(), name="versions-watch")
+            tasks.create_task(self._keeper.run(), name="versions-record")
+            while True:
+                self._wake.clear()
+                await self._clock.wait(self._wake, self._step(tasks))
+
+    async def _watch(self) -> None:
+        while True:
+            self._look.clear()
+            await self._clock.wait(self._look, self._clock.now() + SCAN_S)
+            await self._scan()
+
+    async def _scan(self) -> None:
+        """Look at the source; first at what an earlier start recorded of models that are new here."""
+        for model in [m for m in self._models.values() if not m.recalled]:
+            recorded = self._keeper.recorded(model.name)
+            copies = await self._steps.find(model.name, recorded.served)
+            model.recall(recorded, copies, self._clock.now())
+        now, wall = self._clock.now(), self._clock.wall()
+        self._offers = await in_thread(lambda _: self._source.scan(now, wall))
+        for model in [m for m in self._models.values() if m.recalled]:
+            model.offered(self._offers.of(model.name), self._offers.excuses(model.name), self._clock.now())
+        self._wake.set()
+
+    def _step(self, tasks: TaskGroup) -> float:
+        """Take every step that is due, and say when the next one may be."""
+        now, until = self._clock.now(), math.inf
+        starts: list[tuple[Model, Prepare | Load]] = []
+        for model in self._models.values():
+            action = model.next_action(now, busy=self._busy or self._evicting > 0)
+            while isinstance(action, Unload):
+                self._let_go(tasks, model, model.lives[action.version], "")
+                action = model.next_action(now, busy=self._busy or self._evicting > 0)
+            if isinstance(action, Wait):
+                until = min(until, action.until)
+            else:
+                starts.append((model, action))
+        if starts:
+            self._start(tasks, *max(starts, key=lambda start: _urgency(*start)))
+        for name in [name for name, model in self._models.items() if model.leaving and model.idle]:
+            del self._models[name]
+        self._keeper.look()
+        return until
+
+    def _start(self, tasks: TaskGroup, model: Model, action: Prepare | Load) -> None:
+        life = model.lives[action.version]
+        self._busy = True
+        if isinstance(action, Prepare):
+            life.preparing(self._clock.now())
+            work = self._prepare(model, life)
+        else:
+            life.loading(self._clock.now())
+            work = self._load(tasks, model, life)
+        tasks.create_task(work, name=f"versions-{model.name}:{life.version}")
+
+    async def _prepare(self, model: Model, life: Life) -> None:
+        try:
+            await self._steps.clean(used_digests(self._models.values()))
+            staged, need = await self._steps.prepare(model, life)
+            life.prepared(staged, need, self._clock.now())
+        except asyncio.CancelledError:
+            if not _is_cancelled():
+                self._fail(life, Failure("internal", "it was cancelled from within", False))
+                return
+            life.interrupted(self._clock.now())
+            raise
+        except Exception as error:  # whatever a version makes us raise is about this version
+            self._fail(life, classify(error))
+        finally:
+            self._busy = False
+            self._wake.set()
+
+    async def _load(self, tasks: TaskGroup, model: Model, life: Life) -> None:
+        try:
+            verdict = await self._steps.admit(model, life, self._models.values())
+            match verdict:
+                case Evict(victims=victims):
+                    life.interrupted(self._clock.now())
+                    for victim in victims:
+                        other = self._models[victim.name]
+                        text = (
+                            f"memory: made room for {model.name}:{life.version}; loaded again when asked for"
+                        )
+                        self._let_go(tasks, other, other.lives[victim.version], text)
+                case Refuse(text=text, hopeless=True):
+                    self._fail(life, Failure("memory", text, True))
+                case Refuse(text=text):
+                    news = life.failure is None or life.failure.reason != "memory"
+                    life.parked(text, self._clock.now())
+                    if news:  # it is looked at again every minute
+                        self._steps.tell_failure(life)
+                case _:
+                    info = await self._steps.load(life)
+                    life.loaded(info, self._clock.now())
+                    self._steps.tell_available(life)
+        except asyncio.CancelledError:
+            if not _is_cancelled():
+                self._fail(life, Failure("internal", "it was cancelled from within", False))
+                return
+            life.interrupted(self._clock.now())
+            raise
+        except Exception as error:  # as above
+            self._fail(life, classify(error))
+        finally:
+            self._busy = False
+            self._wake.set()
+
+    def _let_go(self, tasks: TaskGroup, model: Model, life: Life, parking: str) -> None:
+        """Begin to unload; `parking` says why where it is only to make room."""
+        life.unloading(self._clock.now())
+        self._evicting += bool(parking)
+        tasks.create_task(self._unload(life, parking), name=f"versions-unload-{model.name}:{life.version}")
+
+    async def _unload(self, life: Life, parking: str) -> None:
+        try:
+            await self._steps.unload(life)
+            if parking:
+                life.parked(parking, self._clock.now())
+            else:
+                life.unloaded(self._clock.now())
+        except asyncio.CancelledError:
+            life.interrupted(self._clock.now())
+            raise
+        finally:
+            self._evicting -= bool(parking)
+            self._look.set()  # what was withdrawn meanwhile is forgotten, what is offered may come again
+            self._wake.set()
+
+    def _fail(self, life: Life, failure: Failure) -> None:
+        life.failed(failure, self._clock.now())
+        self._steps.tell_failure(life)
+        self._wake.set()
+
+    async def _make_durable(self, model: Model, before: Wishes) -> None:
+        """Write what was wished, or undo it."""
+        try:
+            await self._keeper.save()
+        except OSError as error:
+            model.restore(before)
+            raise TemporaryError(
+                "disk", f"{model.name}: not changed, as it cannot be recorded: {error}"
+            ) from error
+        finally:
+            self._wake.set()
+
+    def _model(self, name: str) -> Model:
+        if name not in self._models:
+            raise UsageError(f"no model {name!r} is served; there are {', '.join(self._models) or 'none'}")
+        return self._models[name]
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants this task to end; a port may raise the same error for a reason of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _urgency(model: Model, action: Prepare | Load) -> tuple[bool, bool, float, bool]:
+    """Which start comes first: of a model with nothing, of what served before, of what was asked for last."""
+    life = model.lives[action.version]
+    return not model.available, life.kept, model.wanted_at, isinstance(action, Load)

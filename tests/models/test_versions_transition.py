@@ -1,0 +1,205 @@
+"""The next step of a model, and how a new version may differ from the one that serves."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock_models.manifest import Manifest, State, TensorSpec, Variant
+from penstock_models.steps.specs import Cast, Resize
+from penstock_models.versions.drift import breaking, differences
+from penstock_models.versions.transition import (
+    WAITING,
+    Action,
+    Load,
+    Prepare,
+    Standing,
+    Transition,
+    Unload,
+    Wait,
+    next_action,
+)
+
+NOW = 100.0
+LATER = 105.0
+
+
+def new(version: int, **more: Any) -> Standing:
+    return Standing(version, "new", **{"aspired": True, "prepared": True, **more})
+
+
+def available(version: int, *, aspired: bool = True) -> Standing:
+    return Standing(version, "available", aspired, prepared=True)
+
+
+@pytest.mark.parametrize(
+    ("standings", "availability", "resource"),
+    [
+        ([], Wait(), Wait()),
+        ([new(1), new(2)], Load(2), Load(2)),
+        ([new(1), new(2, prepared=False)], Prepare(2), Prepare(2)),
+        ([new(1, first=True), new(2, prepared=False)], Load(1), Load(1)),  # what served before a restart
+        ([new(1, aspired=False)], Wait(), Wait()),
+        # Availability keeps the old one until the new one is there; resource makes room first, once the new one is good.
+        ([available(1, aspired=False), new(2)], Load(2), Unload(1)),
+        ([available(1, aspired=False), new(2, prepared=False)], Prepare(2), Prepare(2)),
+        ([available(1, aspired=False), available(2)], Unload(1), Unload(1)),
+        ([available(1, aspired=False)], Unload(1), Unload(1)),  # nothing is aspired any more
+        ([available(1, aspired=False), available(2, aspired=False), new(3)], Unload(1), Unload(1)),
+        ([Standing(1, "unloading", False, True), new(2)], Load(2), Wait()),
+        ([Standing(1, "loading", False, True), new(2)], Load(2), Wait()),
+        ([available(1), new(2)], Load(2), Load(2)),  # both are wanted
+        ([available(1), available(2)], Wait(), Wait()),
+        # A failed one waits for its time, and costs the old one nothing.
+        ([available(1, aspired=False), Standing(2, "failed", True, True, LATER)], Wait(LATER), Wait(LATER)),
+        ([available(1, aspired=False), Standing(2, "failed", True, True, math.inf)], Wait(), Wait()),
+        ([available(1, aspired=False), Standing(2, "failed", True, True, NOW)], Load(2), Unload(1)),
+        ([Standing(2, "failed", True, False, NOW)], Prepare(2), Prepare(2)),
+        ([Standing(2, "parked", True, True, LATER), new(1)], Load(1), Load(1)),
+        ([Standing(2, "parked", True, True, LATER)], Wait(LATER), Wait(LATER)),
+    ],
+)
+def test_the_next_step(standings: list[Standing], availability: Action, resource: Action) -> None:
+    assert next_action(standings, "availability", NOW, busy=False) == availability
+    assert next_action(standings, "resource", NOW, busy=False) == resource
+
+
+def test_only_unloads_while_another_version_is_loaded() -> None:
+    assert next_action([new(1)], "availability", NOW, busy=True) == Wait()
+    assert next_action([available(1, aspired=False), available(2)], "availability", NOW, busy=True) == Unload(
+        1
+    )
+
+
+@given(
+    st.lists(
+        st.builds(
+            Standing,
+            st.integers(1, 6),
+            st.sampled_from(["new", "preparing", "loading", "available", "unloading", "parked", "failed"]),
+            st.booleans(),
+            st.booleans(),
+            st.sampled_from([0.0, LATER, math.inf]),
+            st.booleans(),
+        ),
+        unique_by=lambda s: s.version,
+        max_size=6,
+    ),
+    st.sampled_from(["availability", "resource"]),
+    st.booleans(),
+)
+def test_whatever_the_states(standings: list[Standing], transition: Transition, busy: bool) -> None:
+    action = next_action(standings, transition, NOW, busy=busy)
+    by_version = {s.version: s for s in standings}
+    serving = [s for s in standings if s.state == "available"]
+    match action:
+        case Unload(version=version):
+            gone = by_version[version]
+            assert gone.state == "available" and not gone.aspired
+            if transition == "availability" and any(s.aspired for s in standings):
+                assert len(serving) > 1  # never none where there was one
+        case Load(version=version) | Prepare(version=version):
+            started = by_version[version]
+            assert not busy and started.aspired and started.state in ("new", "parked", "failed")
+            assert started.due <= NOW
+            assert started.prepared == isinstance(action, Load)
+            if isinstance(action, Load) and transition == "resource":
+                holding = [s for s in standings if s.state in ("loading", "available", "unloading")]
+                assert all(s.aspired for s in holding)
+        case Wait(until=until):
+            assert until > NOW
+            moving = [s for s in standings if s.state in ("preparing", "loading", "unloading")]
+            if not busy and not moving:  # nothing that could be done is left undone
+                assert all(s.due >= until for s in standings if s.aspired and s.state in WAITING)
+
+
+# --- drift -------------------------------------------------------------------------------------------------------------
+
+PICTURE = (Resize(224, 224),)
+
+
+def tensor(name: str, *shape: int | None, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name, dtype, shape)
+
+
+X, Y = tensor("x", 1, 4), tensor("y", 1, 10)
+
+
+def manifest(
+    inputs: tuple[TensorSpec, ...] = (X,),
+    outputs: tuple[TensorSpec, ...] = (Y,),
+    task: str = "raw",
+    **more: Any,
+) -> Manifest:
+    variant = Variant("model.onnx", "onnx", inputs, outputs)
+    return Manifest("m", 1, task, (variant,), (), **more)  # type: ignore[arg-type]
+
+
+CLASSES = manifest(task="classification", labels=("cat", "dog", "owl"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (manifest(), manifest(), ""),
+        (manifest(), manifest(task="anomaly"), "task: was raw, is anomaly"),
+        (manifest(), manifest((tensor("z", 1, 4),)), "input x: is gone, has z"),
+        (manifest(), manifest((X, tensor("more", 1, 4))), "input more: is new"),
+        (manifest(), manifest(outputs=(tensor("z", 1, 10),)), "output y: is gone, has z"),
+        (manifest(), manifest(outputs=(Y, tensor("z", 1))), ""),
+        (manifest(), manifest((tensor("x", 1, 5),)), "input x: shape was 1×4, is 1×5"),
+        (manifest(), manifest((tensor("x", 1, 4, 1),)), "input x: shape was 1×4, is 1×4×1"),
+        (manifest(), manifest((tensor("x", None, 4),)), ""),  # the batch axis
+        (manifest(), manifest((tensor("x", 1, None),)), ""),  # takes more than before
+        (manifest((tensor("x", 1, None),)), manifest(), "input x: shape was 1×?, is 1×4"),
+        (manifest(), manifest((tensor("x", 1, 4, dtype="int8"),)), "input x: dtype was float32, is int8"),
+        (manifest(), manifest((tensor("x", 1, 4, dtype="int8"),), preprocess=(Cast("int8"),)), ""),
+        (
+            manifest(),
+            manifest(outputs=(tensor("y", 1, 10, dtype="int8"),)),
+            "output y: dtype was float32, is int8",
+        ),
+        (manifest(), manifest(outputs=(tensor("y", 1, 11),)), "output y: shape was 1×10, is 1×11"),
+        (
+            msgspec.structs.replace(CLASSES, preprocess=PICTURE),
+            manifest(
+                (tensor("x", 1, 8, dtype="int8"),),
+                (tensor("y", 1, 10, dtype="int8"),),
+                "classification",
+                labels=CLASSES.labels,
+                preprocess=PICTURE,
+            ),
+            "",  # it resizes pictures itself, and makes classes of its output: quantized now, nobody sees it
+        ),
+        (CLASSES, msgspec.structs.replace(CLASSES, labels=("cat", "dog", "owl", "fox")), ""),
+        (
+            CLASSES,
+            msgspec.structs.replace(CLASSES, labels=("dog", "cat", "owl")),
+            "labels: in another order, class 0 was 'cat', is 'dog'",
+        ),
+        (CLASSES, msgspec.structs.replace(CLASSES, labels=("cat", "dog")), "labels: 1 gone, such as 'owl'"),
+        (CLASSES, msgspec.structs.replace(CLASSES, labels=()), "labels: 3 gone, such as 'cat'"),
+        (
+            CLASSES,
+            msgspec.structs.replace(CLASSES, labels=("cat", "fox", "dog", "owl")),
+            "labels: new ones among the old, class 1 was 'dog', is 'fox'",
+        ),
+    ],
+)
+def test_what_breaks_clients(old: Manifest, new: Manifest, expected: str) -> None:
+    assert breaking(differences(old, new)) == expected
+
+
+def test_what_breaks_nobody_is_said_too() -> None:
+    found = differences(CLASSES, msgspec.structs.replace(CLASSES, labels=(*CLASSES.labels, "fox")))
+    assert [(d.what, d.breaking) for d in found] == [("labels", False)]
+
+
+def test_carried_state_is_nobodys_tensor() -> None:
+    state = State("h", "h2", "float32", (1, 2))
+    inputs, outputs = (X, tensor("h", 1, 2)), (Y, tensor("h2", 1, 2))
+    found = differences(manifest(), manifest(inputs, outputs, states=(state,)))
+    assert [(d.what, d.breaking) for d in found] == [("state", False)]
