@@ -246,7 +246,8 @@ def test_what_waits_moves_to_another_version_behind_what_runs() -> None:
         old.push(request(a, n, deadline=5.0))
         old.push(request(b, n, deadline=6.0))
     running = old.take(Plan(1), 0.0).batch
-    old.hand_over(new)
+    for one in old.flows():
+        new.adopt(one)
     assert names(running) == ["a0"] and (old.waiting, old.nbytes, old.next_deadline()) == (0, 0, NO_DEADLINE)
     assert names(new.take(Plan(9), 0.0).batch) == ["b0", "b1"] and not new.ready
     old.release(running)

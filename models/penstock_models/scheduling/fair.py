@@ -101,6 +101,11 @@ class FairLine(Generic[E]):
                 return ready[0][2]
             self._clock = self._ahead[0][0]  # all had more than their share: go on with who had least
 
+    def entries(self) -> list[E]:
+        """All that stand here, in no order."""
+        places = [(place[1], place[2]) for place in self._ready] + [(p[1], p[3]) for p in self._ahead]
+        return [entry for order, entry in places if entry.order == order]
+
     def serve(self, entry: E) -> None:
         """It gave a request. Its next place is for `move` or `leave` to say."""
         self._clock += 1.0 / self._weight

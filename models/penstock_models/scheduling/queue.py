@@ -208,15 +208,12 @@ class VersionQueue:
         if not flow.busy:
             self._stand(flow)
 
-    def hand_over(self, to: VersionQueue) -> None:
-        """Give everything that waits to another version's queue."""
-        for flow in self._flows():
-            to.adopt(flow)
-
     def drain(self) -> list[Any]:
         """Take out everything that waits, behind a batch that runs too."""
         requests: list[Request] = []
-        for flow in self._flows():
+        for flow in self.flows():
+            if flow.line is not None:
+                self._leave(flow)
             requests.extend(flow.waiting)
             flow.waiting.clear()
         for request in requests:
@@ -224,13 +221,16 @@ class VersionQueue:
             self._discount(request)
         return requests
 
-    def _flows(self) -> list[Flow]:
-        """Those with requests here, in the order of their turns."""
-        flows = []
-        while (flow := self._first()) is not None:
-            self._leave(flow)
-            flows.append(flow)
-        return flows + [flow for flow in self._busy if flow.waiting]
+    def flows(self) -> list[Flow]:
+        """Those with requests here."""
+        standing = [
+            flow
+            for shares in self._shares
+            for turns in shares.values()
+            for line in turns.lines.values()
+            for flow in line.entries()
+        ]
+        return standing + [flow for flow in self._busy if flow.waiting]
 
     def _has(self, request: Request) -> bool:
         return request.waiting and request.flow.queue is self

@@ -14,6 +14,7 @@ from penstock_models.scheduling.fair import Entry
 
 if TYPE_CHECKING:
     from penstock_models.scheduling.queue import VersionQueue
+    from penstock_models.scheduling.scheduler import Target
 
 HISTORICAL_RANK = 10
 """Rank of a request that runs behind all live ones; a live one's rank is 9 − priority, 0 runs first."""
@@ -33,11 +34,11 @@ class Share:
 class Flow(Entry):
     """The requests of one source, which run and are answered in order: by rank, then as they came.
 
-    `waiting` is its line in `queue`, the version's that runs them; `busy` while a batch holds requests of it, `held` while one
+    `waiting` is its line in `queue`, the version's that runs them, for `target`, what they asked for; `busy` while a batch holds requests of it, `held` while one
     that ran is not answered yet: it has parts under way.
     """
 
-    __slots__ = ("busy", "held", "key", "queue", "share", "waiting")
+    __slots__ = ("busy", "held", "key", "queue", "share", "target", "waiting")
 
     def __init__(self, key: str, share: Share, weight: float = 1.0) -> None:
         super().__init__(weight)
@@ -45,6 +46,7 @@ class Flow(Entry):
         self.share = share
         self.waiting: deque[Request] = deque()
         self.queue: VersionQueue | None = None
+        self.target: Target | None = None
         self.busy = False
         self.held = False
 

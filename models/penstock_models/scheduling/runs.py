@@ -38,7 +38,7 @@ class RunStats:
 
 class VersionRun:
     """One loaded version with what waits for it. `running` counts its batches, `virtual` the slot time that it got,
-    `answered` its answers since something failed.
+    `answered` its answers since something failed, `used` is when it last ran.
 
     While it is not `serving` (its session is being rebuilt) what comes waits.
     """
@@ -46,14 +46,22 @@ class VersionRun:
     def __init__(self, info: ServableInfo, weight: float = 1.0) -> None:
         self.info = info
         self.queue = VersionQueue(one_per_flow=info.stateful)
-        self.times = BatchTime({n: ms / 1e3 for n, ms in (info.batch_ms or {1: info.p50_ms}).items()})
+        self.times = _times(info)
         self.weight = weight
         self.virtual = 0.0
         self.running = 0
         self.answered = 0
+        self.used = float("-inf")
         self.stats = RunStats()
         self.serving = True
         self._pressed_until = float("-inf")
+
+    def rebuilt(self, info: ServableInfo, serving: bool) -> None:
+        """Its session is another one now, or is being rebuilt."""
+        if info.placement != self.info.placement:
+            self.times = _times(info)
+        self.info = info
+        self.serving = serving
 
     @property
     def ready(self) -> bool:
@@ -92,6 +100,10 @@ def infeasible(deadline_ms: float, runs: Sequence[VersionRun]) -> str:
     """Why a deadline cannot be met even by a request alone that these run one after the other, "" where it can."""
     p95_ms = sum(run.times.solo_p95() for run in runs) * 1e3
     return "" if deadline_ms >= p95_ms else f"deadline_infeasible: {deadline_ms:.0f} ms < p95 {p95_ms:.0f} ms"
+
+
+def _times(info: ServableInfo) -> BatchTime:
+    return BatchTime({n: ms / 1e3 for n, ms in (info.batch_ms or {1: info.p50_ms}).items()})
 
 
 class Turns:

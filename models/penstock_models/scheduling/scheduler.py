@@ -101,6 +101,7 @@ class Scheduler:
 
     def submit(self, target: Target, request: Request) -> None:
         """Queue a request; one that will not be run is settled at once. Call `kick` after a burst of them."""
+        request.flow.target = target
         run = target.run_for(request.flow)
         if run is None:
             self._on_settled([request], NOT_READY)
@@ -142,13 +143,14 @@ class Scheduler:
                 self._start(run, requests, now)
         self._arm()
 
-    async def retire(self, run: VersionRun, to: VersionRun | None = None) -> None:
-        """Give a version no more work: what waits goes to another one, or fails. Returns when its last batch is done."""
+    def give_up(self, run: VersionRun) -> None:
+        """Nothing will run what waits there."""
+        self._on_settled(run.queue.drain(), NOT_READY)
+
+    async def retire(self, run: VersionRun) -> None:
+        """Give a version no more work; what still waits for it fails. Returns when its last batch is done."""
         self.runs.remove(run)
-        if to is not None:
-            run.queue.hand_over(to.queue)
-        else:
-            self._on_settled(run.queue.drain(), NOT_READY)
+        self.give_up(run)
         self.kick()
         while run.running or self._suspects.of(run):
             self._changed.clear()
@@ -187,6 +189,7 @@ class Scheduler:
         """Give a batch to the executor. No task of its own: a turn of the loop costs about as much as the hop itself."""
         self._free -= 1
         run.running += 1
+        run.used = now
         batch = Batch(run, requests, now, run.times.mean(len(requests)), suspect)
         run.virtual += batch.predicted_s / run.weight
         timeout_s = run.times.timeout_s(len(requests), batch.last_try)
