@@ -4,7 +4,8 @@ PenstockError
 ├── UsageError            what the caller gave: a path, an option, a configuration (exit 2)
 ├── BundleError           a bundle or model store that is wrong: digest, manifest, path tricks (exit 1)
 │   └── ModelRefused      a model file that no runtime may load: broken, external data, unknown operator
-└── PlacementError        no device of the preference list could be proven
+├── PlacementError        no device of the preference list could be proven
+└── HostError             the process of a version ended, or was not ready in time; another try may do
 """
 
 from __future__ import annotations
@@ -42,3 +43,11 @@ class PlacementError(PenstockError):
     def __init__(self, message: str, passed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.passed = tuple(passed) or (message,)
+
+
+class HostError(PenstockError):
+    """A version got no process to run in. `reason` is `crashed` or `load_timeout`; the message begins so."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason

@@ -1,0 +1,131 @@
+"""Shared memory of one direction of a slot: a writer that places bytes, a reader that sees them without a copy.
+
+A buffer is an anonymous memfd, so no name can be left behind; it goes with its last user. Its size is sealed, so neither
+side can make the other's next access a bus error. A writer that needs more room makes a new buffer and sends its
+descriptor along; both sides let a large one go after its message. Who writes when is the slot's business: a buffer has
+no lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+
+from penstock_models.isolation.channel import ChannelError
+
+SMALLEST_BYTES = 64 * 1024
+KEPT_BYTES = 16 * 1024**2  # a larger buffer is not kept for the next message
+LARGEST_BYTES = 256 * 1024**2
+
+Bytes = bytes | memoryview
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_ALIGNMENT = 64  # of every placed part: whatever dtype a reader sees in it
+
+
+class TooLarge(Exception):
+    """More than `LARGEST_BYTES` at once."""
+
+
+class Parts:
+    """What one message places in a buffer, from its beginning."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.placed: list[tuple[int, Bytes]] = []
+
+    def add(self, data: Bytes) -> tuple[int, int]:
+        """Where these bytes will lie: offset and size."""
+        start, size = self.size, memoryview(data).nbytes
+        self.placed.append((start, data))
+        self.size = start + -(-size // _ALIGNMENT) * _ALIGNMENT
+        return start, size
+
+
+class Writer:
+    """Places the parts of one message at a time."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._map: mmap.mmap | None = None
+
+    def place(self, parts: Parts) -> int:
+        """Copy the parts in; the descriptor of the buffer if it is a new one, which the reader must get, else -1.
+
+        Raises:
+            TooLarge: the parts do not fit any buffer.
+            OSError: the system has no memory or descriptor for a new one.
+        """
+        fresh = self._make_room(parts.size)
+        for start, data in parts.placed:
+            view = memoryview(data)
+            if view.nbytes and self._map is not None:
+                self._map[start : start + view.nbytes] = view if view.format == "B" else view.cast("B")
+        return fresh
+
+    def trim(self) -> None:
+        """Let a large buffer go; the reader may still look at it."""
+        if self._map is not None and len(self._map) > KEPT_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            os.close(self._fd)
+        self._map, self._fd = None, -1
+
+    def _make_room(self, size: int) -> int:
+        if size <= (len(self._map) if self._map is not None else 0):
+            return -1
+        if size > LARGEST_BYTES:
+            raise TooLarge(f"{size} bytes at once, at most {LARGEST_BYTES} cross to a process")
+        self.close()
+        self._fd = os.memfd_create("penstock-batch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self._fd, max(SMALLEST_BYTES, 1 << (size - 1).bit_length()))
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
+            self._map = mmap.mmap(self._fd, 0)
+        except BaseException:
+            os.close(self._fd)
+            self._fd = -1
+            raise
+        return self._fd
+
+
+class Reader:
+    """Sees what the other side placed."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(b"")
+
+    def take(self, fd: int) -> None:
+        """Look at this buffer from now on; the descriptor is closed here. Views of the one before stay valid.
+
+        Raises:
+            ChannelError: it is not what a `Writer` makes, so the next look at it might not return.
+        """
+        try:
+            size = os.fstat(fd).st_size
+            if not 0 < size <= LARGEST_BYTES or fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+                raise ChannelError(f"it sent a buffer of {size} bytes, or one that is not sealed")
+            self._view = memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+        except OSError as error:
+            raise ChannelError(f"it sent what is no buffer ({error.strerror})") from error
+        finally:
+            os.close(fd)
+
+    def at(self, start: int, size: int) -> memoryview:
+        """The bytes of one placed part; they change with the next message.
+
+        Raises:
+            ChannelError: they are not all within the buffer.
+        """
+        if start < 0 or size < 0 or start + size > len(self._view):
+            raise ChannelError(f"it sent {size} bytes at {start} of a buffer of {len(self._view)} bytes")
+        return self._view[start : start + size]
+
+    def trim(self) -> None:
+        """Let a large buffer go; views of it stay valid."""
+        if len(self._view) > KEPT_BYTES:
+            self._view = memoryview(b"")

@@ -1,0 +1,152 @@
+"""How items and outcomes are written between processes, exactly: plain structs, whose large bytes lie elsewhere.
+
+`pack_…` hands large bytes to a `Parts` and keeps where they will lie; `unpack_…` finds them in a `Reader`. Items come out
+with views of the shared memory, outcomes with bytes of their own.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from penstock_models.isolation.buffers import Parts, Reader
+from penstock_models.items import (
+    Answer,
+    EncodedImage,
+    Item,
+    JsonValues,
+    Named,
+    Outcome,
+    OutputTensor,
+    Payload,
+    Refusal,
+    SenML,
+    Tensor,
+)
+
+INLINE_OUTPUT_BYTES = 2048
+
+Span = tuple[int, int]  # offset and size
+
+
+class PackedImage(msgspec.Struct, frozen=True, array_like=True, tag="image"):
+    data: Span
+    media_type: str
+
+
+class PackedTensor(msgspec.Struct, frozen=True, array_like=True, tag="tensor"):
+    data: Span
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class PackedJson(msgspec.Struct, frozen=True, array_like=True, tag="json"):
+    text: Span
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class PackedSenML(msgspec.Struct, frozen=True, array_like=True, tag="senml"):
+    data: Span
+    cbor: bool
+
+
+class PackedNamed(msgspec.Struct, frozen=True, array_like=True, tag="named"):
+    values: dict[str, PackedTensor | PackedJson]
+
+
+class PackedItem(msgspec.Struct, frozen=True, array_like=True):
+    payload: PackedImage | PackedTensor | PackedJson | PackedSenML | PackedNamed
+    stream: str
+
+
+class PackedOutcome(msgspec.Struct, frozen=True, array_like=True):
+    """Exactly one of the two. `elsewhere` are the answer's outputs whose bytes are not in it, by name."""
+
+    answer: Answer | None
+    refusal: Refusal | None
+    elsewhere: dict[str, Span] = {}
+
+
+def pack_item(item: Item, parts: Parts) -> PackedItem:
+    payload = item.payload
+    match payload:
+        case EncodedImage(data, media_type):
+            return PackedItem(PackedImage(parts.add(data), media_type), item.stream)
+        case SenML(data, cbor):
+            return PackedItem(PackedSenML(parts.add(data), cbor), item.stream)
+        case Named(values):
+            packed = {name: _pack_values(value, parts) for name, value in values.items()}
+            return PackedItem(PackedNamed(packed), item.stream)
+        case _:
+            return PackedItem(_pack_values(payload, parts), item.stream)
+
+
+def unpack_item(packed: PackedItem, reader: Reader) -> Item:
+    """The item, whose bytes are views of the shared memory.
+
+    Raises:
+        ChannelError: bytes that are not within it.
+    """
+    return Item(_unpack_payload(packed.payload, reader), packed.stream)
+
+
+def pack_outcome(outcome: Outcome, parts: Parts) -> PackedOutcome:
+    if isinstance(outcome, Refusal):
+        return PackedOutcome(None, outcome)
+    large = {n: t for n, t in (outcome.outputs or {}).items() if len(t.data) > INLINE_OUTPUT_BYTES}
+    if not large:
+        return PackedOutcome(outcome, None)
+    emptied = {name: msgspec.structs.replace(tensor, data=b"") for name, tensor in large.items()}
+    answer = msgspec.structs.replace(outcome, outputs={**(outcome.outputs or {}), **emptied})
+    return PackedOutcome(answer, None, {name: parts.add(tensor.data) for name, tensor in large.items()})
+
+
+def unpack_outcome(packed: PackedOutcome, reader: Reader) -> Outcome:
+    """The outcome, with bytes of its own.
+
+    Raises:
+        ValueError: it is neither an answer nor a refusal, or names an output that it does not have.
+        ChannelError: bytes that are not within the shared memory.
+    """
+    match packed:
+        case PackedOutcome(Answer() as answer, None, elsewhere):
+            return _with_outputs(answer, elsewhere, reader) if elsewhere else answer
+        case PackedOutcome(None, Refusal() as refusal):
+            return refusal
+    raise ValueError("an outcome must be either an answer or a refusal")
+
+
+def _with_outputs(answer: Answer, elsewhere: dict[str, Span], reader: Reader) -> Answer:
+    outputs = dict(answer.outputs or {})
+    for name, span in elsewhere.items():
+        stated = outputs.get(name)
+        if stated is None:
+            raise ValueError(f"an outcome has no output {name!r}")
+        outputs[name] = OutputTensor(stated.dtype, stated.shape, bytes(reader.at(*span)))
+    return msgspec.structs.replace(answer, outputs=outputs)
+
+
+def _pack_values(values: Tensor | JsonValues, parts: Parts) -> PackedTensor | PackedJson:
+    if isinstance(values, Tensor):
+        return PackedTensor(parts.add(values.data), values.dtype, values.shape)
+    return PackedJson(parts.add(values.text), values.dtype, values.shape)
+
+
+def _unpack_payload(
+    packed: PackedImage | PackedTensor | PackedJson | PackedSenML | PackedNamed, reader: Reader
+) -> Payload:
+    match packed:
+        case PackedImage(span, media_type):
+            return EncodedImage(reader.at(*span), media_type)
+        case PackedSenML(span, cbor):
+            return SenML(reader.at(*span), cbor)
+        case PackedNamed(values):
+            return Named({name: _unpack_values(value, reader) for name, value in values.items()})
+        case _:
+            return _unpack_values(packed, reader)
+
+
+def _unpack_values(packed: PackedTensor | PackedJson, reader: Reader) -> Tensor | JsonValues:
+    if isinstance(packed, PackedTensor):
+        return Tensor(reader.at(*packed.data), packed.dtype, packed.shape)
+    return JsonValues(reader.at(*packed.text), packed.dtype, packed.shape)
