@@ -49,13 +49,9 @@ class RunCall:
             raise ChannelError(f"it gave an outcome that is none ({error})") from error
         self._settle(outcomes)
 
-    def refuse(self, bucket: str, reason: str, detail: str) -> None:
-        """It does not run."""
-        self._settle([Refusal(bucket, reason, detail)] * self._count)
-
-    def fail(self, reason: str, detail: str) -> None:
-        """It ran, or was too large to run, and any of its items may be why."""
-        self._settle([Refusal("failed", reason, detail, suspect=True)] * self._count)
+    def refuse(self, refusal: Refusal) -> None:
+        """It has no answers: every item is refused so."""
+        self._settle([refusal] * self._count)
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         if not self.done.done():
@@ -85,12 +81,8 @@ class ProbeCall:
             raise ChannelError("it did not say whether its probe was good")
         self._settle(word.good)
 
-    def refuse(self, bucket: str, reason: str, detail: str) -> None:
-        """It does not run: not good."""
-        self._settle(False)
-
-    def fail(self, reason: str, detail: str) -> None:
-        """It did not come back: not good."""
+    def refuse(self, refusal: Refusal) -> None:
+        """It did not run, or did not come back: not good."""
         self._settle(False)
 
     def _settle(self, good: bool) -> None:

@@ -21,7 +21,7 @@ from penstock_models.isolation.channel import Channel, ChannelError
 from penstock_models.isolation.line import CONTROL, Line, Slot
 from penstock_models.isolation.spawning import Child
 from penstock_models.isolation.words import Close, Failed, Load, Loaded, Reply, raised, replies
-from penstock_models.items import Item, Outcome, ServableInfo
+from penstock_models.items import Item, Outcome, Refusal, ServableInfo
 from penstock_models.resident import proportional_bytes
 
 MAX_WAITING = 64
@@ -135,6 +135,7 @@ class ProcessHost:
         The end goes on although the caller is cancelled.
         """
         if self._closing is None:
+            self._refusal = self._refusal or "the version is closed"
             self._closing = self._loop.create_task(self._close(), name="close a process host")
         await asyncio.shield(self._closing)
 
@@ -142,12 +143,12 @@ class ProcessHost:
 
     def _submit(self, call: AnyCall) -> None:
         if self._refusal:
-            call.refuse("failed", "not_ready", self._refusal)
+            call.refuse(Refusal("failed", "not_ready", self._refusal))
             return
         if len(self._waiting) >= MAX_WAITING:
             self._waiting = deque(other for other in self._waiting if not other.done.done())
         if len(self._waiting) >= MAX_WAITING:
-            call.refuse("dropped", "full", f"{MAX_WAITING} batches wait for this version already")
+            call.refuse(Refusal("dropped", "full", f"{MAX_WAITING} batches wait for this version already"))
             return
         self._waiting.append(call)
         self._advance()
@@ -166,7 +167,7 @@ class ProcessHost:
             call.say(self._line, slot)
         except (TooLarge, OSError) as error:
             self._free.append(slot)
-            call.refuse("dropped", "memory", str(error))
+            call.refuse(Refusal("dropped", "memory", str(error), suspect=True))
             return
         except ChannelError as error:
             self._end(str(error))
@@ -222,7 +223,7 @@ class ProcessHost:
 
     def _refuse_waiting(self) -> None:
         for call in self._waiting:
-            call.refuse("failed", "not_ready", self._refusal)
+            call.refuse(Refusal("failed", "not_ready", self._refusal))
         self._waiting.clear()
 
     def _end(self, why: str) -> None:
@@ -241,7 +242,8 @@ class ProcessHost:
             while (heard := self._line.hear()) is not None:
                 self._take(*heard)
         for call in [*self._running.values()]:
-            call.fail("model_timeout" if call is self._late else "model_error", self._refusal)
+            ended = "model_timeout" if call is self._late else "model_error"
+            call.refuse(Refusal("failed", ended, self._refusal, suspect=True))
             if call.timer is not None:
                 call.timer.cancel()
         self._running.clear()
@@ -285,13 +287,13 @@ class ProcessHost:
         return True
 
     async def _close(self) -> None:
-        self._refusal = self._refusal or "the version is closed"
         try:
             if self._running or self._waiting:
                 self._quiet = self._quiet or self._loop.create_future()
                 await asyncio.wait([self._quiet], timeout=CLOSE_S)
-            self._say_close()
-            await asyncio.wait([self._child.ended], timeout=END_S)
+            if not self._running:
+                self._say_close()
+                await asyncio.wait([self._child.ended], timeout=END_S)
         finally:
             self._child.kill()
         await asyncio.shield(self._child.ended)

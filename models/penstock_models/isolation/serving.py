@@ -70,8 +70,10 @@ class _Serving:
         while True:
             try:
                 heard = self._line.hear()
-            except ChannelError:  # the parent is gone: nobody wants what runs
-                os._exit(0)
+            except ChannelError as error:
+                if error.closed:  # the parent is gone: nobody wants what runs
+                    os._exit(0)
+                raise
             if heard is None:
                 return
             self._obey(*heard)
