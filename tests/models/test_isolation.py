@@ -46,13 +46,13 @@ IOPRIO_GET = {"x86_64": 252, "aarch64": 31, "riscv64": 31}
 @pytest.fixture
 def small(tmp_path: Path) -> str:
     """A bundle: y = 2 · x."""
-    return written(bundle(scaler()), tmp_path)
+    return written(bundle(scaler()), tmp_path / "small")
 
 
 @pytest.fixture
 def loops(tmp_path: Path) -> str:
     """A bundle that takes as long as it is told."""
-    return written(bundle(looper()), tmp_path)
+    return written(bundle(looper()), tmp_path / "loops")
 
 
 def without_times(outcomes: list[Outcome]) -> list[Outcome]:

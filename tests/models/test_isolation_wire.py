@@ -78,7 +78,9 @@ def pair() -> Iterator[Pair]:
 
 texts = st.text(max_size=20)
 data = st.binary(max_size=200) | st.integers(0, 3 * buffers.SMALLEST_BYTES).map(bytes)
-views = data | data.map(memoryview) | data.map(lambda d: memoryview(bytearray(d)))
+views: st.SearchStrategy[bytes | memoryview] = (
+    data | data.map(lambda d: memoryview(d)) | data.map(lambda d: memoryview(bytearray(d)))
+)
 shapes = st.lists(st.integers(0, 2**62), max_size=8).map(tuple)
 values = st.builds(Tensor, views, texts, shapes) | st.builds(JsonValues, views, texts, shapes)
 payloads = (

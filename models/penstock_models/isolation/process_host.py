@@ -296,10 +296,10 @@ class ProcessHost:
                 await asyncio.wait([self._child.ended], timeout=END_S)
         finally:
             self._child.kill()
-        await asyncio.shield(self._child.ended)
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+            await asyncio.shield(self._child.ended)
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.wait([self._watch])
 
     def _say_close(self) -> None:
         if self._child.ended.done():
