@@ -110,12 +110,20 @@ class ThreadExecutor:
         Raises:
             UsageError: nothing of that digest is loaded, or the executor is closed.
         """
+        late: list[Outcome] = [TIMED_OUT] * len(items)
+        return self.call(digest, partial(outcomes, items=list(items)), timeout_s, late)
+
+    def call(self, digest: str, act: Callable[[Servable], T], timeout_s: float, late: T) -> asyncio.Future[T]:
+        """Let a thread call `act` with a version, by the rules of `run`; `late` where it does not come back in time.
+
+        Raises:
+            UsageError: nothing of that digest is loaded, or the executor is closed.
+        """
         self._require_open()
         servable = self._servables.get(digest)
         if servable is None:
             raise UsageError(f"no version {digest} is loaded; load its bundle first")
-        late: list[Outcome] = [TIMED_OUT] * len(items)
-        return self._within(servable, partial(_outcomes, servable, list(items)), timeout_s, late)
+        return self._within(servable, partial(act, servable), timeout_s, late)
 
     async def unload(self, digest: str) -> None:
         """Let the runs of a version end within `CLOSE_S`, end the others, then free it and return its memory.
@@ -241,7 +249,8 @@ def _open_and_check(
     return servable, max(0, own_resident_bytes() - before)
 
 
-def _outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
+def outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
+    """Run a batch; what is raised, which would be a fault of ours, becomes `failed: internal`."""
     try:
         return servable.run(items)
     except Exception as error:  # a fault of ours must not end the gateway, and must not look like the model's

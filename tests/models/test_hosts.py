@@ -94,7 +94,9 @@ async def test_what_a_version_takes_is_measured_where_it_is_loaded(
     executor: ThreadExecutor, realdata: Path, tmp_path: Path
 ) -> None:
     """A model of 3.6 MB, whose session holds more than that and not many times as much."""
-    path = pack(realdata / "models" / "yolox_nano.onnx", tmp_path, preset="yolox", name="m")
+    path = await asyncio.to_thread(
+        pack, realdata / "models" / "yolox_nano.onnx", tmp_path, preset="yolox", name="m"
+    )
     host = await ThreadHost.open(executor, str(path))
     assert 3_000_000 < host.resident_bytes < 150_000_000
 

@@ -119,7 +119,7 @@ def pictures(folder: Path) -> list[Item]:
 async def test_real_models_answer_as_in_this_process(
     realdata: Path, tmp_path: Path, name: str, preset: str
 ) -> None:
-    bundled = pack(realdata / "models" / name, tmp_path, preset=preset, name="m")
+    bundled = await asyncio.to_thread(pack, realdata / "models" / name, tmp_path, preset=preset, name="m")
     items = pictures(realdata / "images")
     broken = Item(EncodedImage(memoryview((realdata / "images" / "bird.jpg").read_bytes())[:5000]))
     await both_ways(str(bundled), [items, items[:1], [broken, items[1]]])

@@ -33,12 +33,13 @@ class Parts:
 
     def __init__(self) -> None:
         self.size = 0
-        self.placed: list[tuple[int, Bytes]] = []
+        self.placed: list[tuple[int, int, Bytes]] = []
 
     def add(self, data: Bytes) -> tuple[int, int]:
         """Where these bytes will lie: offset and size."""
-        start, size = self.size, memoryview(data).nbytes
-        self.placed.append((start, data))
+        start = self.size
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        self.placed.append((start, size, data))
         self.size = start + -(-size // _ALIGNMENT) * _ALIGNMENT
         return start, size
 
@@ -58,10 +59,9 @@ class Writer:
             OSError: the system has no memory or descriptor for a new one.
         """
         fresh = self._make_room(parts.size)
-        for start, data in parts.placed:
-            view = memoryview(data)
-            if view.nbytes and self._map is not None:
-                self._map[start : start + view.nbytes] = view if view.format == "B" else view.cast("B")
+        if self._map is not None:
+            for start, size, data in parts.placed:
+                self._map[start : start + size] = data
         return fresh
 
     def trim(self) -> None:

@@ -69,6 +69,8 @@ class PackedOutcome(msgspec.Struct, frozen=True, array_like=True):
 
 def pack_item(item: Item, parts: Parts) -> PackedItem:
     payload = item.payload
+    if type(payload) is Tensor:  # the many small ones; the patterns below take longer
+        return PackedItem(PackedTensor(parts.add(payload.data), payload.dtype, payload.shape), item.stream)
     match payload:
         case EncodedImage(data, media_type):
             return PackedItem(PackedImage(parts.add(data), media_type), item.stream)
@@ -87,18 +89,24 @@ def unpack_item(packed: PackedItem, reader: Reader) -> Item:
     Raises:
         ChannelError: bytes that are not within it.
     """
-    return Item(_unpack_payload(packed.payload, reader), packed.stream)
+    payload = packed.payload
+    if type(payload) is PackedTensor:
+        return Item(Tensor(reader.at(*payload.data), payload.dtype, payload.shape), packed.stream)
+    return Item(_unpack_payload(payload, reader), packed.stream)
 
 
 def pack_outcome(outcome: Outcome, parts: Parts) -> PackedOutcome:
     if isinstance(outcome, Refusal):
         return PackedOutcome(None, outcome)
-    large = {n: t for n, t in (outcome.outputs or {}).items() if len(t.data) > INLINE_OUTPUT_BYTES}
-    if not large:
+    elsewhere: dict[str, Span] = {}
+    outputs = outcome.outputs or {}
+    for name, tensor in outputs.items():
+        if len(tensor.data) > INLINE_OUTPUT_BYTES:
+            elsewhere[name] = parts.add(tensor.data)
+    if not elsewhere:
         return PackedOutcome(outcome, None)
-    emptied = {name: msgspec.structs.replace(tensor, data=b"") for name, tensor in large.items()}
-    answer = msgspec.structs.replace(outcome, outputs={**(outcome.outputs or {}), **emptied})
-    return PackedOutcome(answer, None, {name: parts.add(tensor.data) for name, tensor in large.items()})
+    emptied = {name: msgspec.structs.replace(outputs[name], data=b"") for name in elsewhere}
+    return PackedOutcome(msgspec.structs.replace(outcome, outputs={**outputs, **emptied}), None, elsewhere)
 
 
 def unpack_outcome(packed: PackedOutcome, reader: Reader) -> Outcome:
@@ -108,11 +116,11 @@ def unpack_outcome(packed: PackedOutcome, reader: Reader) -> Outcome:
         ValueError: it is neither an answer nor a refusal, or names an output that it does not have.
         ChannelError: bytes that are not within the shared memory.
     """
-    match packed:
-        case PackedOutcome(Answer() as answer, None, elsewhere):
-            return _with_outputs(answer, elsewhere, reader) if elsewhere else answer
-        case PackedOutcome(None, Refusal() as refusal):
-            return refusal
+    answer, refusal = packed.answer, packed.refusal
+    if answer is not None and refusal is None:
+        return _with_outputs(answer, packed.elsewhere, reader) if packed.elsewhere else answer
+    if refusal is not None and answer is None:
+        return refusal
     raise ValueError("an outcome must be either an answer or a refusal")
 
 

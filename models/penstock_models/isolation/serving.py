@@ -11,12 +11,12 @@ import gc
 import os
 import socket
 import sys
+import threading
 import traceback
-from functools import partial
 from typing import Any
 
 from penstock_models.errors import PenstockError
-from penstock_models.executor import ThreadExecutor
+from penstock_models.executor import ThreadExecutor, outcomes
 from penstock_models.isolation.buffers import Parts, TooLarge
 from penstock_models.isolation.channel import Channel, ChannelError
 from penstock_models.isolation.line import CONTROL, Line, Slot
@@ -34,6 +34,7 @@ from penstock_models.isolation.words import (
     failed,
 )
 from penstock_models.items import Outcome, Refusal
+from penstock_models.servable import TIMED_OUT, Servable
 
 BROKEN = 70  # EX_SOFTWARE
 
@@ -81,9 +82,7 @@ class _Serving:
     def _obey(self, slot: Slot, word: Call) -> None:
         match word:
             case Run():
-                items = [unpack_item(item, slot.reader) for item in word.items]
-                run = self._executor.run(self._digest, items, word.timeout_s)
-                run.add_done_callback(partial(self._say_done, slot))
+                self._run(slot, word)
             case Probe():
                 self._start(self._probe(slot))
             case Load():
@@ -91,6 +90,11 @@ class _Serving:
                 self._start(self._load(word))
             case Close():
                 self._start(self._close())
+
+    def _run(self, slot: Slot, word: Run) -> None:
+        batch = _Batch(self, slot, word)
+        run = self._executor.call(self._digest, batch.run, word.timeout_s, None)
+        run.add_done_callback(batch.over)
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -121,22 +125,45 @@ class _Serving:
         await self._executor.close()
         self._closed.set_result(None)
 
-    def _say_done(self, slot: Slot, run: asyncio.Future[list[Outcome]]) -> None:
-        outcomes = run.result()
+    def say_outcomes(self, slot: Slot, answers: list[Outcome]) -> None:
+        """From any thread."""
         try:
-            self._say_outcomes(slot, outcomes)
+            self._say_done(slot, answers)
         except (TooLarge, OSError) as error:
             refusal = Refusal("failed", "model_output", str(error), suspect=True)
-            self._say_outcomes(slot, [refusal] * len(outcomes))
+            self._say_done(slot, [refusal] * len(answers))
         slot.trim()
 
-    def _say_outcomes(self, slot: Slot, outcomes: list[Outcome]) -> None:
+    def _say_done(self, slot: Slot, answers: list[Outcome]) -> None:
         parts = Parts()
-        packed = tuple(pack_outcome(outcome, parts) for outcome in outcomes)
+        packed = tuple(pack_outcome(outcome, parts) for outcome in answers)
         self._line.say(slot, Done(packed, self._hung()), parts)
 
     def _hung(self) -> str:
         return "; ".join(self._executor.degraded)
+
+
+class _Batch:
+    """One batch, whose answers the thread that ran it sends at once: the event loop would be one more to wake up.
+
+    Where that thread does not come back, the loop answers in its place.
+    """
+
+    def __init__(self, serving: _Serving, slot: Slot, word: Run) -> None:
+        self._serving = serving
+        self._slot = slot
+        self._items = [unpack_item(item, slot.reader) for item in word.items]
+        self._answered = threading.Lock()
+
+    def run(self, servable: Servable) -> None:
+        answers = outcomes(servable, self._items)
+        if self._answered.acquire(blocking=False):
+            self._serving.say_outcomes(self._slot, answers)
+
+    def over(self, run: asyncio.Future[None]) -> None:
+        run.result()
+        if self._answered.acquire(blocking=False):
+            self._serving.say_outcomes(self._slot, [TIMED_OUT] * len(self._items))
 
 
 def _give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
