@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from penstock_models import background
-from penstock_models.background import step_back
+from penstock_models.background import bring_forward, step_back, threads
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.executor import MAX_STUCK, ThreadExecutor
 from penstock_models.hosts import Host
@@ -131,6 +131,26 @@ def test_a_thread_steps_back_alone() -> None:
     before = standing()
     assert in_a_thread(lambda: (step_back(), standing())) == ([], (19, 3))
     assert standing() == before and in_a_thread(standing) == before
+
+
+def test_threads_that_were_started_behind_are_brought_forward() -> None:
+    """Where that is not allowed they are counted, and stay."""
+    known = threads()
+    release = threading.Event()
+
+    def start_another() -> threading.Thread:
+        step_back()
+        other = threading.Thread(target=release.wait)
+        other.start()
+        return other
+
+    other: Any = in_a_thread(start_another)
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    behind = bring_forward(known, nice)
+    now = os.getpriority(os.PRIO_PROCESS, other.native_id)
+    release.set()
+    other.join()
+    assert (behind, now) in ((0, nice), (1, 19))
 
 
 def test_what_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ async def test_a_cancelled_load_leaves_nothing(small: str, after_s: float) -> No
 
 
 def priorities(pid: int) -> dict[str, tuple[int, int]]:
-    """Nice value and I/O class of the threads of a process, by their number; the first is its own number's."""
+    """Nice value and I/O class of the threads of a process, by their number."""
     libc = ctypes.CDLL(None)
     found = {}
     for thread in sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda path: int(path.name)):
@@ -226,12 +226,12 @@ def priorities(pid: int) -> dict[str, tuple[int, int]]:
 
 
 def loads_behind_and_serves_before(pid: int) -> bool:
-    """The main thread and two workers at our priority, the loading thread at the lowest of all."""
+    """In the order of their start: the main thread and two workers at our priority, then the loading thread, at the
+    lowest of all. A runtime's own thread comes last, and does not serve."""
     own = os.getpriority(os.PRIO_PROCESS, 0)
     found = list(priorities(pid).values())
-    serving = [nice for nice, io_class in found if io_class != 3]
-    behind = [nice for nice, io_class in found if io_class == 3]
-    return serving == [own] * 3 and set(behind) == {19}
+    serving, loading = found[:3], found[3]
+    return all(nice == own and io_class != 3 for nice, io_class in serving) and loading == (19, 3)
 
 
 async def test_it_loads_behind_everybody_and_serves_at_our_priority(small: str) -> None:

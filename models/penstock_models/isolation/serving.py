@@ -15,6 +15,7 @@ import threading
 import traceback
 from typing import Any
 
+from penstock_models.background import bring_forward, threads
 from penstock_models.errors import PenstockError
 from penstock_models.executor import ThreadExecutor, outcomes
 from penstock_models.isolation.buffers import Parts, TooLarge
@@ -107,12 +108,15 @@ class _Serving:
 
     async def _load(self, word: Load) -> None:
         control = self._line.slots[CONTROL]
+        started = threads()
         try:
             info = await self._executor.load(word.path, word.devices, word.expected_digest)
         except PenstockError as error:
             self._line.say(control, failed(error))
             return
         self._digest = info.digest
+        # A runtime's own threads were started by the one that loads, and serve from now on.
+        bring_forward(started, os.getpriority(os.PRIO_PROCESS, 0))
         # What loading made stays: the collector need not look at it again and again, which takes milliseconds.
         gc.collect()
         gc.freeze()

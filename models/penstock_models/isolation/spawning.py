@@ -7,6 +7,7 @@ session of its own would be a scheduling group of its own on Linux with autogrou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -70,7 +71,9 @@ class Child(asyncio.SubprocessProtocol):
     def kill(self) -> None:
         """End it, if it is there."""
         if self._transport.get_returncode() is None:
-            self._transport.kill()
+            # Not the transport's own way, which looks for its end first, and may take it from who waits for it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def epitaph(self) -> str:
         """How it ended, with its last words."""
