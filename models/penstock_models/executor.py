@@ -15,17 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory, return_freed_memory
-from penstock_models.errors import BundleError, PenstockError, UsageError
+from penstock_models.errors import UsageError
 from penstock_models.hosts import CLOSE_S, GRACE_S, PROBE_S
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
-from penstock_models.resident import own_resident_bytes
+from penstock_models.loading import LoadedVersion, load_version
 from penstock_models.servable import TIMED_OUT, Servable
-from penstock_models.store import open_version
 from penstock_models.workers import Job, Jobs, Worker
 
 T = TypeVar("T")
@@ -81,7 +79,7 @@ class ThreadExecutor:
             BundleError, PlacementError: with a reason that names the file and what to do.
         """
         self._require_open()
-        job = Job(partial(_open_and_check, path, tuple(devices), self._max_pixels, expected_digest))
+        job = Job(partial(load_version, path, tuple(devices), self._max_pixels, expected_digest))
         self._loads.put(job)
         try:
             servable, grown = await asyncio.shield(job.done)
@@ -229,26 +227,6 @@ class ThreadExecutor:
             raise UsageError("the executor is closed")
 
 
-def _open_and_check(
-    path: str, devices: tuple[str, ...], max_pixels: int, expected_digest: str
-) -> tuple[Servable, int]:
-    """The version, and by how many bytes this process grew."""
-    before = own_resident_bytes()
-    try:
-        bundle = open_version(Path(path))
-        if expected_digest not in ("", bundle.digest):
-            raise BundleError(
-                f"{path}: has digest {bundle.digest}, expected {expected_digest}; it was replaced meanwhile"
-            )
-        servable = Servable.open_checked(bundle, devices, max_pixels=max_pixels)
-    except PenstockError:
-        raise
-    # A bundle may come from anywhere: whatever it makes us raise is about this bundle.
-    except Exception as error:
-        raise BundleError(f"{path}: cannot be loaded: {_one_line(error)}") from error
-    return servable, max(0, own_resident_bytes() - before)
-
-
 def outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
     """Run a batch; what is raised, which would be a fault of ours, becomes `failed: internal`."""
     try:
@@ -266,10 +244,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _close_loaded(done: asyncio.Future[tuple[Servable, int]]) -> None:
+def _close_loaded(done: asyncio.Future[LoadedVersion]) -> None:
     if not done.cancelled() and done.exception() is None:
-        servable, _ = done.result()
-        servable.close()
+        done.result().servable.close()
 
 
 def _cores() -> int:

@@ -20,7 +20,7 @@ from penstock_models.bundle import memory_bundle
 from penstock_models.errors import HostError, PenstockError
 from penstock_models.executor import ThreadExecutor
 from penstock_models.hosts import Host
-from penstock_models.isolation import buffers, process_host
+from penstock_models.isolation import buffers, desk, process_host
 from penstock_models.isolation.process_host import ProcessHost
 from penstock_models.items import EncodedImage, Item, Outcome, Tensor
 from penstock_models.manifest import Golden
@@ -330,7 +330,7 @@ async def test_the_loop_goes_on_while_a_version_comes_and_goes(small: str) -> No
 async def test_a_full_line_refuses_and_a_cancelled_batch_leaves_it(
     loops: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_host, "MAX_WAITING", 2)
+    monkeypatch.setattr(desk, "MAX_WAITING", 2)
     async with hosted(loops) as host:
         first = host.run([integers(SECOND // 3)], 10.0)
         cancelled, second = host.run([integers(FOREVER)], 10.0), host.run([integers(1)], 10.0)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from penstock_models.executor import ThreadExecutor
-from penstock_models.isolation import process_host
+from penstock_models.isolation import desk, process_host
 from penstock_models.isolation.channel import Channel, ChannelError
 from penstock_models.isolation.line import CONTROL, Line
 from penstock_models.isolation.packing import PackedOutcome
@@ -58,7 +59,7 @@ def refusals(outcomes: Sequence[Outcome]) -> list[Refusal]:
 # --- crashes -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 async def test_a_crash_fails_what_runs_and_nothing_else(
     small: str, loops: str, number: signal.Signals
 ) -> None:
@@ -104,6 +105,41 @@ async def test_last_words_are_kept_within_bounds_and_off_our_terminal(
     assert capfd.readouterr() == ("", "")
 
 
+END: dict[str, Callable[[ProcessHost], object]] = {
+    "killed": lambda host: os.kill(pid_of(host), signal.SIGKILL),
+    "crashed": lambda host: os.kill(pid_of(host), signal.SIGSEGV),
+    "retired": lambda host: host._retire("too old"),
+    "closed": lambda host: None,
+}
+
+
+@pytest.mark.parametrize("end", END.values(), ids=END)
+async def test_every_batch_has_one_fate_whatever_happens(
+    loops: str, end: Callable[[ProcessHost], object], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "MAX_WAITING", 8)
+    chance = random.Random(seed)
+    turns = [1, 1, SECOND // 100, FOREVER]
+    async with hosted(loops, threads=2) as host:
+        runs: list[tuple[int, asyncio.Future[list[Outcome]]]] = []
+        ended_at = chance.randrange(60)
+        for step in range(60):
+            batch = [integers(chance.choice(turns)) for _ in range(chance.randint(1, 4))]
+            runs.append((len(batch), host.run(batch, 0.05)))
+            if chance.random() < 0.2:
+                chance.choice(runs)[1].cancel()
+            if chance.random() < 0.5:
+                await asyncio.sleep(chance.random() * 0.02)
+            if step == ended_at:
+                end(host)
+    fated = [(count, await run) for count, run in runs if not run.cancelled()]
+    assert all(count == len(outcomes) for count, outcomes in fated)
+    assert {fate for _, outcomes in fated for fate in fates(outcomes)} <= {
+        "ok", "dropped: full", "failed: model_timeout", "failed: model_error", "failed: not_ready",
+    }  # fmt: skip
+    assert host._desk.quiet().done() and not children()
+
+
 # --- silence -------------------------------------------------------------------------------------------------------------
 
 
@@ -116,7 +152,7 @@ async def test_a_run_beyond_its_limit_costs_only_itself(loops: str) -> None:
 
 
 async def test_a_process_that_does_not_answer_is_ended(loops: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_host, "SILENCE_S", 0.3)
+    monkeypatch.setattr(desk, "SILENCE_S", 0.3)
     async with hosted(loops, threads=2) as host:
         other = host.run([integers(1)], 60.0)
         await other

@@ -111,7 +111,7 @@ outcomes = st.lists(
 
 
 @given(st.lists(st.tuples(batches, outcomes), min_size=1, max_size=4))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_items_and_outcomes_cross_exactly_one_batch_after_the_other(
     exchanges: list[tuple[list[Item], list[Outcome]]],
 ) -> None:

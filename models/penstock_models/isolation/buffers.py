@@ -16,7 +16,7 @@ from penstock_models.isolation.channel import ChannelError
 
 SMALLEST_BYTES = 64 * 1024
 KEPT_BYTES = 16 * 1024**2  # a larger buffer is not kept for the next message
-LARGEST_BYTES = 256 * 1024**2
+LARGEST_BYTES = 64 * 1024**2  # copying as much takes the event loop some 20 ms
 
 Bytes = bytes | memoryview
 

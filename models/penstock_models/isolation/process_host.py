@@ -1,8 +1,7 @@
 """`ProcessHost`: one version in a process of its own, as a `Host`.
 
-As many batches are with the process as it has threads, each in a slot of its own; the others wait here in a bounded
-line, and beyond that are `dropped: full`. Owns that line, the limits on the process (time, memory, silence) and what
-its end means for whoever waits; how it is started and spoken to is left to `spawning` and `line`.
+Owns the life of the process: that it loads in time, stays within its memory, ends by name and leaves nobody waiting.
+Which call goes when is left to `desk`, how it is started and spoken to to `spawning` and `line`.
 """
 
 from __future__ import annotations
@@ -10,25 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import deque
 from collections.abc import Sequence
 
 from penstock_models.errors import HostError
-from penstock_models.hosts import CLOSE_S, GRACE_S
-from penstock_models.isolation.buffers import TooLarge
+from penstock_models.hosts import CLOSE_S
 from penstock_models.isolation.calls import AnyCall, ProbeCall, RunCall
 from penstock_models.isolation.channel import Channel, ChannelError
+from penstock_models.isolation.desk import Desk
 from penstock_models.isolation.line import CONTROL, Line, Slot
 from penstock_models.isolation.spawning import Child
 from penstock_models.isolation.words import Close, Failed, Load, Loaded, Reply, raised, replies
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
 from penstock_models.resident import proportional_bytes
-
-MAX_WAITING = 64
-"""Batches in line beside those that run."""
-
-SILENCE_S = GRACE_S + 1.0
-"""The process ends a run at its limit, within `GRACE_S`. One that has not said so by then hangs as a whole."""
 
 RETIRE_S = 5.0
 """For the batches that run, before a process that took too much memory or hangs in a run is ended."""
@@ -52,14 +44,10 @@ class ProcessHost:
         self._line = line
         self._channel = channel
         self._limit_bytes = limit_bytes
-        self._free = line.slots[1:]
-        self._running: dict[Slot, AnyCall] = {}
-        self._waiting: deque[AnyCall] = deque()
+        self._desk = Desk(line, self._end)
         self._loaded: asyncio.Future[Loaded | Failed] = self._loop.create_future()
-        self._quiet: asyncio.Future[None] | None = None
         self._refusal = ""  # why nothing new is taken; "" while something is
         self._why = ""  # why we ended the process, where we did
-        self._late: AnyCall | None = None
         self._closing: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self.resident_bytes = 0
@@ -139,40 +127,11 @@ class ProcessHost:
             self._closing = self._loop.create_task(self._close(), name="close a process host")
         await asyncio.shield(self._closing)
 
-    # --- the line
-
     def _submit(self, call: AnyCall) -> None:
         if self._refusal:
             call.refuse(Refusal("failed", "not_ready", self._refusal))
-            return
-        if len(self._waiting) >= MAX_WAITING:
-            self._waiting = deque(other for other in self._waiting if not other.done.done())
-        if len(self._waiting) >= MAX_WAITING:
-            call.refuse(Refusal("dropped", "full", f"{MAX_WAITING} batches wait for this version already"))
-            return
-        self._waiting.append(call)
-        self._advance()
-
-    def _advance(self) -> None:
-        """Send what there is a slot for."""
-        while self._waiting and self._free:
-            call = self._waiting.popleft()
-            if not call.done.done():
-                self._send(call, self._free.pop())
-        if not self._running and self._quiet is not None and not self._quiet.done():
-            self._quiet.set_result(None)
-
-    def _send(self, call: AnyCall, slot: Slot) -> None:
-        try:
-            call.say(self._line, slot)
-        except (TooLarge, OSError) as error:
-            self._free.append(slot)
-            call.refuse(Refusal("dropped", "memory", str(error), suspect=True))
-            return
-        except ChannelError as error:
-            self._end(str(error))
-        self._running[slot] = call
-        call.timer = self._loop.call_later(call.limit_s + SILENCE_S, self._silent, call)
+        else:
+            self._desk.submit(call)
 
     # --- what the process says
 
@@ -191,40 +150,21 @@ class ProcessHost:
                 raise ChannelError("it was loaded already")
             self._loaded.set_result(word)
             return
-        call = self._running.get(slot)
-        if call is None:
-            raise ChannelError("it answered what nobody asked")
-        call.answer(word, slot.reader)
-        if call.timer is not None:
-            call.timer.cancel()
-        del self._running[slot]
-        slot.trim()
-        self._free.append(slot)
+        self._desk.answer(slot, word)
         if word.hung:
             self._retire(f"ended for a run that does not come back ({word.hung})")
-        self._advance()
+        self._desk.advance()
 
     # --- its end
-
-    def _silent(self, call: AnyCall) -> None:
-        self._late = call
-        self._end(f"ended for its silence {SILENCE_S:g} s after the limit of {call.limit_s:g} s of a run")
 
     def _retire(self, why: str) -> None:
         """Take nothing new, and end the process when the batches that run have ended, within a bound."""
         if self._refusal:
             return
         self._refusal = why
-        self._refuse_waiting()
-        self._quiet = self._loop.create_future()
-        self._quiet.add_done_callback(lambda _: self._end(why))
+        self._desk.refuse_waiting(why)
+        self._desk.quiet().add_done_callback(lambda _: self._end(why))
         self._loop.call_later(RETIRE_S, self._end, why)
-        self._advance()
-
-    def _refuse_waiting(self) -> None:
-        for call in self._waiting:
-            call.refuse(Refusal("failed", "not_ready", self._refusal))
-        self._waiting.clear()
 
     def _end(self, why: str) -> None:
         """End it now; `why` is the reason that counts, "" for what the process' own end says."""
@@ -236,18 +176,12 @@ class ProcessHost:
         """It is gone: what it still said counts, everything else is settled."""
         reason = self._why or self._child.epitaph()
         self._refusal = f"its process {reason}"
-        self._refuse_waiting()
+        self._desk.refuse_waiting(self._refusal)
         self._loop.remove_reader(self._channel.fileno())
         with contextlib.suppress(ChannelError):
             while (heard := self._line.hear()) is not None:
                 self._take(*heard)
-        for call in [*self._running.values()]:
-            ended = "model_timeout" if call is self._late else "model_error"
-            call.refuse(Refusal("failed", ended, self._refusal, suspect=True))
-            if call.timer is not None:
-                call.timer.cancel()
-        self._running.clear()
-        self._advance()
+        self._desk.fail_running(self._refusal)
         self._line.close()
         if not self._loaded.done():
             self._loaded.set_result(Failed(HostError.__name__, self._refusal))
@@ -288,10 +222,8 @@ class ProcessHost:
 
     async def _close(self) -> None:
         try:
-            if self._running or self._waiting:
-                self._quiet = self._quiet or self._loop.create_future()
-                await asyncio.wait([self._quiet], timeout=CLOSE_S)
-            if not self._running:
+            await asyncio.wait([self._desk.quiet()], timeout=CLOSE_S)
+            if not self._desk.running:
                 self._say_close()
                 await asyncio.wait([self._child.ended], timeout=END_S)
         finally:
