@@ -215,6 +215,24 @@ def test_a_buffer_grows_is_reused_and_a_large_one_is_let_go() -> None:
     writer.close()
 
 
+def test_a_buffer_that_could_not_be_filled_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader never got its descriptor, so it must not be used."""
+    writer, parts = Writer(), Parts()
+    span = parts.add(b"words")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        writer.place(parts)
+    monkeypatch.undo()
+    reader = Reader()
+    reader.take(os.dup(writer.place(parts)))
+    assert bytes(reader.at(*span)) == b"words"
+    writer.close()
+
+
 def test_more_than_the_largest_buffer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffers, "LARGEST_BYTES", 100_000)
     writer, parts = Writer(), Parts()

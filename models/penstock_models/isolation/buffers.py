@@ -16,7 +16,7 @@ from penstock_models.isolation.channel import ChannelError
 
 SMALLEST_BYTES = 64 * 1024
 KEPT_BYTES = 16 * 1024**2  # a larger buffer is not kept for the next message
-LARGEST_BYTES = 64 * 1024**2  # copying as much takes the event loop some 20 ms
+LARGEST_BYTES = 64 * 1024**2  # copying as much takes the event loop 40 ms
 
 Bytes = bytes | memoryview
 
@@ -58,11 +58,15 @@ class Writer:
             TooLarge: the parts do not fit any buffer.
             OSError: the system has no memory or descriptor for a new one.
         """
-        fresh = self._make_room(parts.size)
-        if self._map is not None:
-            for start, size, data in parts.placed:
-                self._map[start : start + size] = data
-        return fresh
+        if not parts.size:
+            return -1
+        if self._map is None or parts.size > len(self._map):
+            self._make_room(parts.size)
+            self._fill(parts)
+            return self._fd
+        for start, size, data in parts.placed:
+            self._map[start : start + size] = data
+        return -1
 
     def trim(self) -> None:
         """Let a large buffer go; the reader may still look at it."""
@@ -75,22 +79,28 @@ class Writer:
             os.close(self._fd)
         self._map, self._fd = None, -1
 
-    def _make_room(self, size: int) -> int:
-        if size <= (len(self._map) if self._map is not None else 0):
-            return -1
+    def _make_room(self, size: int) -> None:
         if size > LARGEST_BYTES:
             raise TooLarge(f"{size} bytes at once, at most {LARGEST_BYTES} cross to a process")
         self.close()
-        self._fd = os.memfd_create("penstock-batch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = os.memfd_create("penstock-batch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self._fd, max(SMALLEST_BYTES, 1 << (size - 1).bit_length()))
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(self._fd, 0)
+            os.ftruncate(fd, max(SMALLEST_BYTES, 1 << (size - 1).bit_length()))
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            self._map = mmap.mmap(fd, 0)
         except BaseException:
-            os.close(self._fd)
-            self._fd = -1
+            os.close(fd)
             raise
-        return self._fd
+        self._fd = fd
+
+    def _fill(self, parts: Parts) -> None:
+        """Fill a new buffer: its pages are made twice as fast by writing as by a fault for each."""
+        try:
+            for start, _, data in parts.placed:
+                os.pwrite(self._fd, data, start)
+        except BaseException:
+            self.close()  # the reader will not get it
+            raise
 
 
 class Reader:
