@@ -306,8 +306,8 @@ async def test_signals_for_us_do_not_end_it(small: str) -> None:
 
 async def test_the_loop_goes_on_while_a_version_comes_and_goes(small: str) -> None:
     """The best of three, for the machine may have other things to do."""
-    worst = []
-    for _ in range(3):
+    worst: list[float] = []
+    while len(worst) < 3 and min(worst, default=1.0) >= 0.05:
         gaps: list[float] = []
 
         async def tick(gaps: list[float] = gaps) -> None:

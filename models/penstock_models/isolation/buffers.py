@@ -48,11 +48,10 @@ class Writer:
     """Places the parts of one message at a time."""
 
     def __init__(self) -> None:
-        self._fd = -1
         self._map: mmap.mmap | None = None
 
     def place(self, parts: Parts) -> int:
-        """Copy the parts in; the descriptor of the buffer if it is a new one, which the reader must get, else -1.
+        """Copy the parts in. Gives the descriptor of a new buffer, to be sent with the message and closed, else -1.
 
         Raises:
             TooLarge: the parts do not fit any buffer.
@@ -61,46 +60,33 @@ class Writer:
         if not parts.size:
             return -1
         if self._map is None or parts.size > len(self._map):
-            self._make_room(parts.size)
-            self._fill(parts)
-            return self._fd
+            return self._new(parts)
         for start, size, data in parts.placed:
             self._map[start : start + size] = data
         return -1
 
-    def trim(self) -> None:
-        """Let a large buffer go; the reader may still look at it."""
-        if self._map is not None and len(self._map) > KEPT_BYTES:
-            self.close()
-
     def close(self) -> None:
         if self._map is not None:
             self._map.close()
-            os.close(self._fd)
-        self._map, self._fd = None, -1
+        self._map = None
 
-    def _make_room(self, size: int) -> None:
-        if size > LARGEST_BYTES:
-            raise TooLarge(f"{size} bytes at once, at most {LARGEST_BYTES} cross to a process")
-        self.close()
+    def _new(self, parts: Parts) -> int:
+        """A buffer with the parts in it: its pages are made twice as fast by writing as by a fault for each."""
+        if parts.size > LARGEST_BYTES:
+            raise TooLarge(f"{parts.size} bytes at once, at most {LARGEST_BYTES} cross to a process")
         fd = os.memfd_create("penstock-batch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(fd, max(SMALLEST_BYTES, 1 << (size - 1).bit_length()))
+            os.ftruncate(fd, max(SMALLEST_BYTES, 1 << (parts.size - 1).bit_length()))
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(fd, 0)
+            for start, _, data in parts.placed:
+                os.pwrite(fd, data, start)
+            kept = mmap.mmap(fd, 0) if parts.size <= KEPT_BYTES else None
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
-
-    def _fill(self, parts: Parts) -> None:
-        """Fill a new buffer: its pages are made twice as fast by writing as by a fault for each."""
-        try:
-            for start, _, data in parts.placed:
-                os.pwrite(self._fd, data, start)
-        except BaseException:
-            self.close()  # the reader will not get it
-            raise
+        self.close()
+        self._map = kept
+        return fd
 
 
 class Reader:

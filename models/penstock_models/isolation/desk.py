@@ -65,7 +65,7 @@ class Desk:
             raise ChannelError("it answered what nobody asked")
         call.answer(word, slot.reader)
         self._forget(slot, call)
-        slot.trim()
+        slot.reader.trim()
         self._free.append(slot)
 
     def advance(self) -> None:

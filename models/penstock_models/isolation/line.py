@@ -41,11 +41,6 @@ class Slot:
         self.writer = Writer()
         self.reader = Reader()
 
-    def trim(self) -> None:
-        """Let large buffers go: the word in them was read, or sent."""
-        self.writer.trim()
-        self.reader.trim()
-
     def close(self) -> None:
         self.writer.close()
 
@@ -72,7 +67,10 @@ class Line(Generic[T]):
         if len(data) > INLINE_WORD_BYTES:
             frame = Frame(slot.number, b"", *parts.add(data))
         fd = slot.writer.place(parts)
-        self._channel.send(_encoder.encode(frame), fd)
+        try:
+            self._channel.send(_encoder.encode(frame), fd)
+        finally:
+            close_all([fd] if fd >= 0 else [])
 
     def hear(self) -> tuple[Slot, T] | None:
         """The next word, or None where there is none now.

@@ -175,7 +175,8 @@ class ProcessHost:
     def _on_end(self, _: asyncio.Future[None]) -> None:
         """It is gone: what it still said counts, everything else is settled."""
         reason = self._why or self._child.epitaph()
-        self._refusal = f"its process {reason}"
+        if self._closing is None:
+            self._refusal = f"its process {reason}"
         self._desk.refuse_waiting(self._refusal)
         self._loop.remove_reader(self._channel.fileno())
         with contextlib.suppress(ChannelError):

@@ -136,9 +136,9 @@ class _Serving:
         except (TooLarge, OSError) as error:
             refusal = Refusal("failed", "model_output", str(error), suspect=True)
             self._say_done(slot, [refusal] * len(answers))
-        slot.trim()
 
     def _say_done(self, slot: Slot, answers: list[Outcome]) -> None:
+        slot.reader.trim()  # before the answer: after it, the slot has its next call
         parts = Parts()
         packed = tuple(pack_outcome(outcome, parts) for outcome in answers)
         self._line.say(slot, Done(packed, self._hung()), parts)
