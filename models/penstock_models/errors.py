@@ -6,7 +6,8 @@ PenstockError
 │   ├── ModelRefused      a model file that no runtime may load: broken, external data, unknown operator
 │   └── GoldenError       it loads, and gives another answer than it must
 ├── PlacementError        no device of the preference list could be proven
-└── TemporaryError        what may go well later: the files changed meanwhile, no room, a process died
+└── TemporaryError        what may go well later: the files changed meanwhile, no room
+    └── HostError         the process of a version ended, or was not ready in time
 """
 
 from __future__ import annotations
@@ -60,3 +61,7 @@ class TemporaryError(PenstockError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
+
+
+class HostError(TemporaryError):
+    """A version got no process to run in. `reason` is `crashed` or `load_timeout`."""

@@ -15,24 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory, return_freed_memory
-from penstock_models.errors import BundleError, PenstockError, UsageError
+from penstock_models.errors import UsageError
+from penstock_models.hosts import CLOSE_S, GRACE_S, PROBE_S
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
+from penstock_models.loading import LoadedVersion, load_version
 from penstock_models.servable import TIMED_OUT, Servable
-from penstock_models.store import open_version
 from penstock_models.workers import Job, Jobs, Worker
 
 T = TypeVar("T")
 
-GRACE_S = 0.5  # for an ended run to come back, before its thread is abandoned
 MAX_STUCK = 4  # abandoned threads of one version, after which its runs fail at once
-CLOSE_S = 5.0
-LOAD_NICE = 19
-PROBE_S = 10.0
 
 
 class ThreadExecutor:
@@ -51,8 +47,9 @@ class ThreadExecutor:
         self._jobs: Jobs = queue.SimpleQueue()
         self._loads: Jobs = queue.SimpleQueue()
         self._workers = [self._worker() for _ in range(self.threads)]
-        self._loader = Worker(self._loads, "penstock-load", LOAD_NICE)
+        self._loader = Worker(self._loads, "penstock-load", behind=True)
         self._servables: dict[str, Servable] = {}
+        self._grown: dict[str, int] = {}
         self._stuck: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
@@ -70,24 +67,40 @@ class ThreadExecutor:
             if digest in self._servables
         )
 
-    async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
+    async def load(
+        self, path: str, devices: Sequence[str] = (), expected_digest: str = "", cache_bytes: int = 0
+    ) -> ServableInfo:
         """Load one version (a bundle, or a folder with a bare model file), prove its placement, run its golden samples.
 
         A cancelled load frees what it opened.
+
+        Args:
+            expected_digest: what the bundle's digest must be; "" for any.
+            cache_bytes: of answers to keep for inputs that come again; 0 for none.
 
         Raises:
             BundleError, PlacementError: with a reason that names the file and what to do.
         """
         self._require_open()
-        job = Job(partial(_open_and_check, path, tuple(devices), self._max_pixels))
+        job = Job(partial(load_version, path, tuple(devices), self._max_pixels, expected_digest, cache_bytes))
         self._loads.put(job)
         try:
-            servable = await asyncio.shield(job.done)
+            servable, grown = await asyncio.shield(job.done)
         except asyncio.CancelledError:
             job.done.add_done_callback(_close_loaded)
             raise
         self._servables[servable.info.digest] = servable
+        self._grown[servable.info.digest] = grown
         return servable.info
+
+    def resident_bytes(self, digest: str) -> int:
+        """What this process grew by when that version was loaded; 0 of one that is not. Runs beside it count in."""
+        return self._grown.get(digest, 0)
+
+    def gives_up(self, digest: str) -> bool:
+        """Whether so many runs of a version hang that every other one fails at once."""
+        with self._lock:
+            return self._stuck[digest] >= MAX_STUCK
 
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
         """Run one batch. As many outcomes as items, in order; the future never raises for an item or a model.
@@ -98,12 +111,20 @@ class ThreadExecutor:
         Raises:
             UsageError: nothing of that digest is loaded, or the executor is closed.
         """
+        late: list[Outcome] = [TIMED_OUT] * len(items)
+        return self.call(digest, partial(outcomes, items=list(items)), timeout_s, late)
+
+    def call(self, digest: str, act: Callable[[Servable], T], timeout_s: float, late: T) -> asyncio.Future[T]:
+        """Let a thread call `act` with a version, by the rules of `run`; `late` where it does not come back in time.
+
+        Raises:
+            UsageError: nothing of that digest is loaded, or the executor is closed.
+        """
         self._require_open()
         servable = self._servables.get(digest)
         if servable is None:
             raise UsageError(f"no version {digest} is loaded; load its bundle first")
-        late: list[Outcome] = [TIMED_OUT] * len(items)
-        return self._within(servable, partial(_outcomes, servable, list(items)), timeout_s, late)
+        return self._within(servable, partial(act, servable), timeout_s, late)
 
     async def unload(self, digest: str) -> None:
         """Let the runs of a version end within `CLOSE_S`, end the others, then free it and return its memory.
@@ -113,6 +134,7 @@ class ThreadExecutor:
         servable = self._servables.pop(digest, None)
         if servable is None:
             return
+        self._grown.pop(digest, None)
         await self._settle(CLOSE_S, servable)
         servable.terminate()
         await self._settle(2 * GRACE_S, servable)
@@ -158,10 +180,8 @@ class ThreadExecutor:
 
         The limit is kept although the caller is cancelled.
         """
-        with self._lock:
-            stuck = self._stuck[servable.info.digest]
         job = Job(call)
-        if stuck >= MAX_STUCK:
+        if self.gives_up(servable.info.digest):
             job.finish(late)
             return job.done
         self._running[job] = servable
@@ -210,18 +230,8 @@ class ThreadExecutor:
             raise UsageError("the executor is closed")
 
 
-def _open_and_check(path: str, devices: tuple[str, ...], max_pixels: int) -> Servable:
-    try:
-        return Servable.open_checked(open_version(Path(path)), devices, max_pixels=max_pixels)
-    except PenstockError:
-        raise
-    except (
-        Exception
-    ) as error:  # a bundle may come from anywhere: whatever it makes us raise is about this bundle
-        raise BundleError(f"{path}: cannot be loaded: {_one_line(error)}") from error
-
-
-def _outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
+def outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
+    """Run a batch; what is raised, which would be a fault of ours, becomes `failed: internal`."""
     try:
         return servable.run(items)
     except Exception as error:  # a fault of ours must not end the gateway, and must not look like the model's
@@ -237,9 +247,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _close_loaded(done: asyncio.Future[Servable]) -> None:
+def _close_loaded(done: asyncio.Future[LoadedVersion]) -> None:
     if not done.cancelled() and done.exception() is None:
-        done.result().close()
+        done.result().servable.close()
 
 
 def _cores() -> int:

@@ -12,6 +12,15 @@ from typing import Protocol
 
 from penstock_models.items import Item, Outcome, ServableInfo
 
+PROBE_S = 10.0
+"""The time limit of a probe."""
+
+GRACE_S = 0.5
+"""How long an ended run may take to come back."""
+
+CLOSE_S = 5.0
+"""How long running batches may take to end when their host or executor is closed."""
+
 
 class Host(Protocol):
     """One loaded version. Used from one event loop."""
@@ -30,7 +39,8 @@ class Host(Protocol):
     def run(self, items: Sequence[Item], timeout_s: float) -> Future[list[Outcome]]:
         """One call for a whole batch; as many outcomes as items, in order. The future never raises for an item or a
         model. Outcomes of a batch that failed as a whole (ended at its limit, its process died) are `suspect`: of
-        several, each deserves a run alone. The future may be cancelled.
+        several, each deserves a run alone. The future may be cancelled. Where the host is closed or lost, every item
+        is `failed: not_ready`.
         """
 
     async def probe(self) -> bool:

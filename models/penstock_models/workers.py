@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from penstock_models.background import step_back
 from penstock_models.slices import LONGEST_S, ask_for_slice
 
 T = TypeVar("T")
@@ -63,9 +63,10 @@ Jobs = queue.SimpleQueue[Job[Any] | None]
 class Worker:
     """One daemon thread that takes jobs until it meets None or was abandoned."""
 
-    def __init__(self, jobs: Jobs, name: str, nice: int = 0) -> None:
+    def __init__(self, jobs: Jobs, name: str, *, behind: bool = False) -> None:
+        """Start the thread, with the caller's priority, or behind everybody else's."""
         self._jobs = jobs
-        self._nice = nice
+        self._behind = behind
         self._lock = threading.Lock()
         self._at: Job[Any] | None = None
         self._gone: Callable[[], None] | None = None
@@ -87,10 +88,10 @@ class Worker:
             return True
 
     def _work(self) -> None:
-        ask_for_slice(LONGEST_S)
-        if self._nice:
-            with contextlib.suppress(OSError, AttributeError):  # priorities are per thread on Linux only
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        if self._behind:
+            step_back()
+        else:
+            ask_for_slice(LONGEST_S)
         while (job := self._jobs.get()) is not None:
             if job.done.cancelled():
                 job.settle(None)

@@ -1,6 +1,6 @@
 """`make bench`: every speed figure, one line each, and build/bench.json.
 
-python -m tests.bench [--only throughput sensor latency footprint] [--repeats 3]
+python -m tests.bench [--only throughput sensor latency footprint isolation] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import footprint, latency, report, sensor, throughput
+from tests.bench import footprint, isolation, latency, report, sensor, throughput
 from tests.bench.site import store
 
 SUITES = {
@@ -19,6 +19,7 @@ SUITES = {
     "sensor": sensor.measure,
     "latency": latency.measure,
     "footprint": footprint.measure,
+    "isolation": isolation.measure,
 }
 
 

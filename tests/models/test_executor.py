@@ -114,7 +114,7 @@ async def test_whatever_a_bundle_raises_names_its_path(
     executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(bundle(scaler()), tmp_path)
-    monkeypatch.setattr("penstock_models.executor.open_version", lambda path: {}[path])
+    monkeypatch.setattr("penstock_models.loading.open_version", lambda path: {}[path])
     with pytest.raises(BundleError, match=rf"{path}: cannot be loaded: KeyError"):
         await executor.load(path)
 

@@ -1,0 +1,110 @@
+"""The words between a host and its process: calls to it, replies from it, and how errors become words and errors again.
+
+How a word gets through is `line`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from penstock_models.errors import (
+    BundleError,
+    GoldenError,
+    HostError,
+    ModelRefused,
+    PenstockError,
+    PlacementError,
+    UsageError,
+)
+from penstock_models.isolation.packing import PackedItem, PackedOutcome
+from penstock_models.items import ServableInfo
+
+MAX_TEXT = 1000  # characters of an error's message, and of each reason within it
+MAX_REASONS = 64
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
+    path: str
+    devices: tuple[str, ...]
+    max_pixels: int
+    expected_digest: str
+    cache_bytes: int
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
+    items: tuple[PackedItem, ...]
+    timeout_s: float
+
+
+class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
+    pass
+
+
+class Close(msgspec.Struct, frozen=True, array_like=True, tag="close"):
+    pass
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
+    info: ServableInfo
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """A load was refused. `kind` is the error's class; `reason` and `passed` are its attributes, where it has them."""
+
+    kind: str
+    message: str
+    reason: str = ""
+    passed: tuple[str, ...] = ()
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+    """`hung` says that a run of this process does not come back; "" while all do."""
+
+    outcomes: tuple[PackedOutcome, ...]
+    hung: str = ""
+
+
+class Probed(msgspec.Struct, frozen=True, array_like=True, tag="probed"):
+    good: bool
+    hung: str = ""
+
+
+Call = Load | Run | Probe | Close
+Reply = Loaded | Failed | Done | Probed
+
+
+calls: msgspec.msgpack.Decoder[Call] = msgspec.msgpack.Decoder(Call)
+replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def failed(error: PenstockError) -> Failed:
+    """The word for an error of a load."""
+    reason = error.reason if isinstance(error, ModelRefused) else ""
+    message = str(error).removeprefix(f"{reason}: ") if reason else str(error)
+    passed: Sequence[str] = ()
+    if isinstance(error, PlacementError | GoldenError):
+        passed = error.passed if isinstance(error, PlacementError) else error.problems
+    return Failed(
+        type(error).__name__,
+        message[:MAX_TEXT],
+        reason[:MAX_TEXT],
+        tuple(p[:MAX_TEXT] for p in passed[:MAX_REASONS]),
+    )
+
+
+def raised(word: Failed, path: str) -> PenstockError:
+    """The error that a word about the load of `path` stands for."""
+    match word.kind:
+        case "ModelRefused":
+            return ModelRefused(word.reason, word.message)
+        case "PlacementError":
+            return PlacementError(word.message, word.passed)
+        case "BundleError":
+            return BundleError(word.message)
+        case "GoldenError":
+            return GoldenError(word.message, word.passed)
+        case "UsageError":
+            return UsageError(word.message)
+    return HostError("crashed", f"{path}: {word.message}")
