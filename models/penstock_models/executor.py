@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory, return_freed_memory
+from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import BundleError, PenstockError, UsageError
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
@@ -38,16 +39,20 @@ PROBE_S = 10.0
 class ThreadExecutor:
     """An `Executor` with worker threads of its own. Used from one event loop."""
 
-    def __init__(self, threads: int | None = None, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, threads: int | None = None, *, max_pixels: int = MAX_PIXELS, cache: ModelCache | None = None
+    ) -> None:
         """Start the threads.
 
         Args:
             threads: workers, each running one batch at a time with one intra-op thread; default: the usable cores.
             max_pixels: pictures beyond it are `rejected: pixels`.
+            cache: where runtimes keep what they made of a model, for the next load; None for nowhere.
         """
         keep_freed_memory()
         self.threads = threads or _cores()
         self._max_pixels = max_pixels
+        self._cache = cache
         self._jobs: Jobs = queue.SimpleQueue()
         self._loads: Jobs = queue.SimpleQueue()
         self._workers = [self._worker() for _ in range(self.threads)]
@@ -79,7 +84,7 @@ class ThreadExecutor:
             BundleError, PlacementError: with a reason that names the file and what to do.
         """
         self._require_open()
-        job = Job(partial(_open_and_check, path, tuple(devices), self._max_pixels))
+        job = Job(partial(_open_and_check, path, tuple(devices), self._max_pixels, self._cache))
         self._loads.put(job)
         try:
             servable = await asyncio.shield(job.done)
@@ -210,9 +215,11 @@ class ThreadExecutor:
             raise UsageError("the executor is closed")
 
 
-def _open_and_check(path: str, devices: tuple[str, ...], max_pixels: int) -> Servable:
+def _open_and_check(
+    path: str, devices: tuple[str, ...], max_pixels: int, cache: ModelCache | None
+) -> Servable:
     try:
-        return Servable.open_checked(open_version(Path(path)), devices, max_pixels=max_pixels)
+        return Servable.open_checked(open_version(Path(path)), devices, max_pixels=max_pixels, cache=cache)
     except PenstockError:
         raise
     except (

@@ -17,6 +17,7 @@ import numpy as np
 from penstock_models import golden
 from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
+from penstock_models.devices.cache import ModelCache
 from penstock_models.engine import Engine, OutputError
 from penstock_models.errors import BundleError
 from penstock_models.feeding import Fed, Feeder, takes_pictures
@@ -80,9 +81,18 @@ class Servable:
 
     @classmethod
     def open_checked(
-        cls, bundle: Bundle, devices: Sequence[str] = (), threads: int = 1, *, max_pixels: int = MAX_PIXELS
+        cls,
+        bundle: Bundle,
+        devices: Sequence[str] = (),
+        threads: int = 1,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        cache: ModelCache | None = None,
     ) -> Servable:
         """Open the best variant and device that give the golden answers: one that errs is passed over for the next.
+
+        Args:
+            cache: where a runtime keeps what it made of the model, for the next time; None for nowhere.
 
         Raises:
             ModelRefused, PlacementError: as `open`.
@@ -90,7 +100,7 @@ class Servable:
         """
         passed: list[str] = []
         wrong = False
-        for session in sessions(bundle, devices, threads, passed):
+        for session in sessions(bundle, devices, threads, passed, cache):
             servable = cls(bundle, session, max_pixels)
             problems = servable.golden()
             if not problems:

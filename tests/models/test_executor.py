@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from penstock_models.bundle import Bundle, memory_bundle, write_bundle
+from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import BundleError, PlacementError, UsageError
 from penstock_models.executor import MAX_STUCK, ThreadExecutor
 from penstock_models.items import Executor, Item, Outcome, ServableInfo
@@ -95,7 +96,9 @@ async def test_variant_that_errs_is_passed_over_for_the_next(
 async def test_device_that_errs_is_passed_over_for_the_next(
     executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opened(data: bytes, runtime: str, *, devices: Sequence[str], threads: int) -> Session:
+    def opened(
+        data: bytes, runtime: str, *, devices: Sequence[str], threads: int, cache: ModelCache | None
+    ) -> Session:
         if devices == ("cuda",):
             raise PlacementError("none", ["cuda: not here"])
         return open_session(autoencoder(2) if devices == ("npu",) else data, runtime, threads=threads)

@@ -3,18 +3,26 @@
 A provider list is a wish: ONNX Runtime falls back to the CPU without an error. So an accelerator counts as proven only
 when the session was built with the CPU fall-back disabled and the recorded assignment names it and no other provider.
 The CPU is proven where it is the session's only provider.
+
+What a session's construction makes is kept in a `ModelCache` where one is given: an accelerator's engine by its
+provider, the CPU's optimised graph by `optimised`. The options for TensorRT are as its documentation has them; they were
+never run here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnxruntime as ort  # type: ignore[import-untyped]
 
+from penstock_models.devices.cache import CacheKey, ModelCache
+from penstock_models.devices.drivers import driver_version, onnxruntime_version
 from penstock_models.errors import ModelRefused
 from penstock_models.manifest import TensorSpec
+from penstock_models.runtimes import optimised
 from penstock_models.runtimes.placement import NotProven, first_proven
 from penstock_models.runtimes.session import Array, RunError, RunTerminated, dynamic_batch
 
@@ -32,6 +40,9 @@ PROVIDERS = {
     "acl": "ACLExecutionProvider",
     "vitisai": "VitisAIExecutionProvider",
 }
+
+KEEPS_ENGINES = ("openvino", "tensorrt")
+"""Devices whose provider keeps what it compiled in a folder."""
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -63,8 +74,10 @@ class OrtSession:
         self._running: dict[int, Any] = {}
 
     @classmethod
-    def open(cls, data: bytes, devices: Sequence[str], threads: int) -> OrtSession:
-        session, placement = first_proven(devices, lambda device: _prove(data, device, threads))
+    def open(
+        cls, data: bytes, devices: Sequence[str], threads: int, cache: ModelCache | None = None
+    ) -> OrtSession:
+        session, placement = first_proven(devices, lambda device: _prove(data, device, threads, cache))
         return cls(session, placement)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -96,31 +109,99 @@ class OrtSession:
         self._session = None
 
 
-def _prove(data: bytes, device: str, threads: int) -> tuple[Any, str]:
+def cache_key(data: bytes, device: str, threads: int) -> CacheKey:
+    """What the files that are kept for a model on a device depend on; for the CPU not on the number of threads."""
+    options = {} if device == "cpu" else {"threads": str(threads)}
+    digest = hashlib.sha256(data).hexdigest()
+    return CacheKey(digest, onnxruntime_version(), driver_version(device), device, options)
+
+
+def _prove(data: bytes, device: str, threads: int, cache: ModelCache | None) -> tuple[Any, str]:
     """A session whose every node was assigned to `device`, and the placement's name."""
     provider = PROVIDERS.get(device, device)
     if provider not in PROVIDERS.values():  # such as Azure's, which takes no node of a model
         raise NotProven(f"not a device that runs models here: name one of {', '.join(PROVIDERS)}")
     if provider not in ort.get_available_providers():
         raise NotProven(f"{provider} is not in this build of onnxruntime")
-    cpu = provider == PROVIDERS["cpu"]
+    if provider == PROVIDERS["cpu"]:
+        return _on_cpu(data, threads, cache), "onnxruntime:cpu"
     try:
-        session = ort.InferenceSession(
-            data, _options(threads, fallback=cpu), providers=[provider], enable_fallback=0
-        )
+        session = _on_accelerator(data, device, provider, threads, cache)
     except Exception as error:
-        if cpu:
-            raise _refusal(error) from error
         raise NotProven(_one_line(error)) from error
+    _require_first(session, provider)
+    _require_assignment(session, provider)
+    return session, f"onnxruntime:{device}"
+
+
+def _on_cpu(data: bytes, threads: int, cache: ModelCache | None) -> Any:
+    def build(model: bytes, wish: optimised.Wish) -> Any:
+        options = _options(threads)
+        wish(options)
+        return ort.InferenceSession(model, options, providers=[PROVIDERS["cpu"]], enable_fallback=0)
+
+    try:
+        if cache is None:
+            session = build(data, optimised.as_ever)
+        else:
+            session = optimised.opened(data, build, cache, cache_key(data, "cpu", threads))
+    except Exception as error:
+        raise _refusal(error) from error
+    _require_first(session, PROVIDERS["cpu"], alone=True)
+    return session
+
+
+def _on_accelerator(data: bytes, device: str, provider: str, threads: int, cache: ModelCache | None) -> Any:
+    """A session without the CPU behind it. Where engines are kept, it is built once into the cache and opened from it."""
+
+    def build(folder: str) -> Any:
+        options = _options(threads)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        chosen = _provider_options(device, threads, folder)
+        return ort.InferenceSession(data, options, providers=[(provider, chosen)], enable_fallback=0)
+
+    if cache is None or device not in KEEPS_ENGINES:
+        return build("")
+    key = cache_key(data, device, threads)
+    entry = cache.find(key)
+    if entry is None:
+        try:
+            with cache.making(key) as folder:
+                session = build(str(folder))
+                _require_first(session, provider)
+                del session  # it must not write into a folder that is about to move
+                entry = cache.publish(key, {})
+        except OSError:  # no room for the engine: it runs all the same
+            return build("")
+    return build(str(entry.folder))
+
+
+def _provider_options(device: str, threads: int, folder: str) -> dict[str, str]:
+    """Options of the execution provider; `folder` is where it keeps its engines, "" for nowhere."""
+    if device == "openvino":
+        # Without a number it takes every core for one run.
+        chosen = {"device_type": "CPU", "num_of_threads": str(threads)}
+        return {**chosen, "cache_dir": folder} if folder else chosen
+    if device == "tensorrt" and folder:
+        return {
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": "True",
+            "trt_timing_cache_path": folder,
+        }
+    return {}
+
+
+def _require_first(session: Any, provider: str, *, alone: bool = False) -> None:
     used = session.get_providers()
-    if used[0] != provider or (cpu and len(used) > 1):
+    if used[0] != provider or (alone and len(used) > 1):
         raise NotProven(f"the session runs on {', '.join(used)}")
-    if not cpu:
-        _require_assignment(session, provider)
-    return session, f"onnxruntime:{'cpu' if cpu else device}"
 
 
 def _require_assignment(session: Any, provider: str) -> None:
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise NotProven(f"onnxruntime {ort.__version__} cannot say where nodes run; 1.24 and newer can")
     names = {part.ep_name for part in session.get_provider_graph_assignment_info()}
     if not names:  # the whole graph was folded to constants
         raise NotProven(f"no node of the model was assigned to {provider}")
@@ -128,16 +209,13 @@ def _require_assignment(session: Any, provider: str) -> None:
         raise NotProven(f"nodes were assigned to {', '.join(sorted(others))}")
 
 
-def _options(threads: int, *, fallback: bool) -> Any:
+def _options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
     # Spinning threads take the cores that decode and the broker need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not fallback:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 
 
