@@ -285,9 +285,16 @@ def keep(cache: ModelCache, key: CacheKey, data: bytes, pays: float) -> None:
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ways in which models are loaded from now on."""
     ways: list[str] = []
-    plain, kept = optimised.as_ever, optimised.prepared
-    monkeypatch.setattr(optimised, "as_ever", lambda options: (ways.append("plain"), plain(options)))
-    monkeypatch.setattr(optimised, "prepared", lambda options: (ways.append("kept"), kept(options)))
+
+    def said(way: str, wish: optimised.Wish) -> optimised.Wish:
+        def noted(options: object) -> None:
+            ways.append(way)
+            wish(options)
+
+        return noted
+
+    monkeypatch.setattr(optimised, "as_ever", said("plain", optimised.as_ever))
+    monkeypatch.setattr(optimised, "prepared", said("kept", optimised.prepared))
     return ways
 
 
