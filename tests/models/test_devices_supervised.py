@@ -371,13 +371,16 @@ async def test_end_of_supervision_is_a_lost_host(
         ([FAILED, FAILED], "error"),
         ([FAILED, Refusal("failed", "model_output")], "error"),
         ([ENDED, ENDED], "hang"),
-        ([ENDED, FAILED], "good"),
-        ([Refusal("rejected", "decode")], "good"),
-        ([Refusal("failed", "internal")], "good"),
-        ([], "good"),
+        ([ENDED, FAILED], "hang"),
+        ([Answer(), ENDED], "good"),
+        ([FAILED, Refusal("rejected", "decode")], None),
+        ([Refusal("rejected", "decode")], None),
+        ([Refusal("dropped", "full")] * 2, None),
+        ([Refusal("failed", "internal")], None),
+        ([], None),
     ],
 )
-def test_what_a_batch_says_about_its_device(outcomes: list[Outcome], how: str) -> None:
+def test_what_a_batch_says_about_its_device(outcomes: list[Outcome], how: str | None) -> None:
     assert how_it_went(outcomes) == how
 
 
@@ -479,7 +482,7 @@ async def test_real_builder_is_not_doubled_and_its_engine_is_kept(box: Box, tmp_
             assert {await fate(host) for host in hosts} == {"ok"}
             await asyncio.sleep(0.005)
         assert builder.said == ["built", "kept"]
-        assert len(sizes) > 3 and max(sizes) <= 10_000, "the progress was seen to grow"
+        assert len(sizes) > 3 and max(sizes) <= 11_000, "the progress was seen to grow"
     finally:
         await asyncio.gather(*(host.close() for host in hosts))
     assert box.open_hosts == []

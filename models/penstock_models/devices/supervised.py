@@ -18,21 +18,22 @@ import msgspec
 from penstock_models.devices.supervision import Action, Close, Open, Probe, Ran, Slot, Supervision, Switch
 from penstock_models.errors import BundleError, ModelRefused, PlacementError
 from penstock_models.hosts import Host
-from penstock_models.items import Item, Outcome, Refusal, ServableInfo
+from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
 
 OpenHost = Callable[[Sequence[str], str], Awaitable[Host]]
 """Opens a host on one of these devices, warm and golden; the text says why. Raises as loading does; when it is cancelled
 it leaves nothing behind."""
 
-MODEL_FAULTS = ("model_error", "model_output")
+MODEL_FAULTS = frozenset({"model_error", "model_output", "model_timeout"})
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds that a host may take: to open, to open where an engine is built, and for a golden sample."""
+    """Seconds that a host may take: to open, to open where an engine is built, and for a golden sample, which may have to
+    wait behind the batches in line."""
 
     open_s: float = 120.0
     build_s: float = 3600.0
-    probe_s: float = 5.0
+    probe_s: float = 15.0
 
 
 class SupervisedHost:
@@ -248,10 +249,10 @@ class SupervisedHost:
     def _ran(self, host: Host, run: Future[list[Outcome]]) -> None:
         if run.cancelled() or self._hosts.get("serving") is not host:
             return
-        how = how_it_went(run.result())
-        self.supervision.ran(how, time.monotonic())
-        if how != "good":
-            self._wake.set()
+        if (how := how_it_went(run.result())) is not None:
+            self.supervision.ran(how, time.monotonic())
+            if how != "good":
+                self._wake.set()
 
     def _lost(self, host: Host, lost: Future[str]) -> None:
         if lost.cancelled() or (slot := self._slot(host)) is None:
@@ -282,13 +283,15 @@ class SupervisedHost:
         return refused
 
 
-def how_it_went(outcomes: Sequence[Outcome]) -> Ran:
-    """What a batch says about its device: a single guilty item among answers, or one refused for its own sake, nothing."""
-    refusals = [
-        outcome for outcome in outcomes if isinstance(outcome, Refusal) and outcome.bucket == "failed"
-    ]
-    if len(refusals) < len(outcomes) or not refusals:
+def how_it_went(outcomes: Sequence[Outcome]) -> Ran | None:
+    """What a batch says about its device; None where nothing, as of items that were refused for their own sake."""
+    if any(isinstance(outcome, Answer) for outcome in outcomes):
         return "good"
-    if all(refusal.reason == "model_timeout" for refusal in refusals):
-        return "hang"
-    return "error" if all(refusal.reason in MODEL_FAULTS for refusal in refusals) else "good"
+    reasons = {outcome.reason if outcome.bucket == "failed" else "" for outcome in _refusals(outcomes)}
+    if not reasons or not reasons <= MODEL_FAULTS:
+        return None
+    return "hang" if "model_timeout" in reasons else "error"
+
+
+def _refusals(outcomes: Sequence[Outcome]) -> list[Refusal]:
+    return [outcome for outcome in outcomes if isinstance(outcome, Refusal)]

@@ -26,7 +26,7 @@ SLOTS: tuple[Slot, ...] = ("candidate", "rebuild")
 """Of hosts beside the serving one; the better one first."""
 
 Ran = Literal["good", "error", "hang"]
-"""How a whole batch went: some item was answered or refused for its own sake, all met `model_error`, or it was ended."""
+"""How a whole batch went: some item was answered, all met an error of the model, or it was ended at its limit."""
 
 
 class Open(msgspec.Struct, frozen=True):
