@@ -27,6 +27,12 @@ from penstock_models.runtimes.placement import NotProven, first_proven
 from penstock_models.runtimes.session import Array, RunError, RunTerminated, dynamic_batch
 
 QUIET = 4  # fatal only: a model with 400 unused initializers must not print 400 lines
+ort.set_default_logger_severity(
+    QUIET
+)  # a provider that cannot start is told of by the process's logger, no session's
+
+NOT_WHOLE = "fallback to CPU EP has been explicitly disabled"
+"""In the words of ONNX Runtime where a node is left to the CPU: some node, or all because the provider did not start."""
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -132,6 +138,8 @@ def _prove(data: bytes, device: str, threads: int, cache: ModelCache | None) -> 
     try:
         session = _on_accelerator(data, device, provider, threads, cache)
     except Exception as error:
+        if NOT_WHOLE in str(error):
+            raise NotProven(f"{provider} did not start, or leaves nodes of the model to the CPU") from error
         raise NotProven(_one_line(error)) from error
     _require_first(session, provider)
     _require_assignment(session, provider)

@@ -9,6 +9,8 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -35,6 +37,7 @@ from penstock_models.runtimes import open_session
 from penstock_models.runtimes.ort import OrtSession, _require_assignment, cache_key
 from penstock_models.runtimes.placement import NotProven
 from penstock_models.servable import Servable
+from tests.conftest import ROOT
 from tests.extras.openvino.children import ChildHost
 from tests.models.loaded import bundle, fates, floats, looper, output, picker, scaler
 from tests.models.onnx_files import autoencoder, classifier, model, tensor
@@ -82,7 +85,7 @@ def bytes_of_pixels() -> bytes:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(looper(), "OpenVINO does not support"), (bytes_of_pixels(), "assigned to the default CPU")],
+    [(looper(), "OpenVINO does not support"), (bytes_of_pixels(), "leaves nodes of the model to the CPU")],
 )
 def test_model_that_it_cannot_run_whole_is_not_proven(data: bytes, words: str) -> None:
     with pytest.raises(PlacementError, match=words):
@@ -236,6 +239,33 @@ async def test_it_is_given_up_and_taken_back(tmp_path: Path, packages: Path) -> 
     finally:
         await host.close()
     assert all(one.process.returncode is not None for one in opened.hosts)
+
+
+def test_missing_library_is_named_and_nothing_is_printed(packages: Path) -> None:
+    remove_plugin(packages)
+    code = """
+from penstock_models.errors import PlacementError
+from penstock_models.runtimes import open_session
+from tests.models.loaded import scaler
+try:
+    open_session(scaler(), "onnx", devices=("openvino",))
+except PlacementError as error:
+    print(error.passed[0])
+print(open_session(scaler(), "onnx", devices=("openvino", "cpu")).placement)
+"""
+    path = os.pathsep.join([str(packages), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    reason, placement = done.stdout.splitlines()
+    assert reason.startswith("openvino: OpenVINOExecutionProvider did not start")
+    assert (placement, done.stderr) == ("onnxruntime:cpu", "")
 
 
 async def test_box_that_starts_without_it_serves_and_takes_it_later(tmp_path: Path, packages: Path) -> None:
