@@ -250,4 +250,4 @@ def _spec(node: Any) -> TensorSpec:
 def _one_line(error: Exception) -> str:
     """Its text; of a long one begin and end, as a provider names its own sources first and what is wrong last."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:100]} … {text[-197:]}"
+    return text if len(text) <= 500 else f"{text[:200]} … {text[-297:]}"
