@@ -1,6 +1,7 @@
 """What a device's optimised files depend on, in words: runtime, driver and hardware. For cache keys and status.
 
-Nothing here loads a driver: versions are read from files and package metadata, and what cannot be read is `unknown`.
+Nothing here loads a driver: versions are read from files and package metadata, and what cannot be read is `unknown`. They
+are read once a process: what is upgraded on the disk meanwhile is not what this process has loaded.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,7 @@ _MODEL = ("model name", "CPU implementer", "CPU part", "uarch")
 _FLAGS = ("flags", "Features", "isa")
 
 
+@cache
 def onnxruntime_version() -> str:
     """The package that brings `onnxruntime`, and its version: `onnxruntime-openvino 1.24.1`."""
     for folder in _onnxruntime():
@@ -30,6 +33,7 @@ def onnxruntime_version() -> str:
     return f"onnxruntime {UNKNOWN}"
 
 
+@cache
 def driver_version(device: str, proc: Path = PROC) -> str:
     """Versions and hardware that a file made for `device` depends on, one line; equal where it can be used again.
 
