@@ -62,6 +62,11 @@ def test_first_device_serves_and_nothing_else_is_due() -> None:
     assert machine.degraded("person", 0) == ""
 
 
+def test_without_a_list_it_is_the_cpu() -> None:
+    machine = Supervision(())
+    assert machine.devices == ("cpu",) and acts(machine, 0) == ["open rebuild cpu"]
+
+
 def test_lost_host_is_rebuilt_at_once_on_the_next_device() -> None:
     machine = fallen(now=100)
     assert machine.serving == "cpu"

@@ -81,9 +81,12 @@ class Builds:
     """Opens hosts, and remembers what a build took. `open` is a `SupervisedHost`'s port."""
 
     def __init__(self, name: str, slow: Collection[str], cache: ModelCache, open_host: OpenHost) -> None:
-        """Args:
-        name: the model's; its versions are expected to take as long as each other.
-        slow: the devices where opening a host builds an engine.
+        """Nothing is opened yet.
+
+        Args:
+            name: the model's; its versions are expected to take as long as each other.
+            slow: the devices where opening a host builds an engine.
+            cache: whose folder is watched while it grows, and keeps the times.
         """
         self._name = name
         self._slow = frozenset(slow)

@@ -74,9 +74,11 @@ class ModelCache:
     """Entries below one folder, which several processes may share. Blocking; for the threads that load."""
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
-        """Args:
-        folder: is made when the first entry is.
-        limit_bytes: of all entries together; beyond it those that were not used for longest go.
+        """Nothing is touched yet.
+
+        Args:
+            folder: is made when the first entry is.
+            limit_bytes: of all entries together; beyond it those that were not used for longest go.
         """
         self.folder = folder
         self._limit = limit_bytes

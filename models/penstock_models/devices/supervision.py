@@ -81,12 +81,14 @@ class Supervision:
         seed: str = "",
         slow: Collection[str] = (),
     ) -> None:
-        """Args:
-        devices: the preference list, best first; at least one.
-        seed: spreads the pauses of several boxes and versions; equal seeds give equal pauses.
-        slow: devices whose host takes minutes to open, as an engine is built; another one serves meanwhile.
+        """Nothing serves yet, and the first host is due.
+
+        Args:
+            devices: the preference list, best first; empty means `("cpu",)`.
+            seed: spreads the pauses of several boxes and versions; equal seeds give equal pauses.
+            slow: devices whose host takes minutes to open, as an engine is built; another one serves meanwhile.
         """
-        self.devices = tuple(dict.fromkeys(devices))
+        self.devices = tuple(dict.fromkeys(devices)) or ("cpu",)
         self.serving: str | None = None
         self.since = float("-inf")
         self._rules = rules or Rules()
