@@ -1,5 +1,6 @@
 """The folder of optimised models: keys, trust, whole entries or none, one maker at a time, a bounded disk, equal answers."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -131,9 +132,54 @@ def test_nobody_makes_twice_at_once(tmp_path: Path) -> None:
             pass
         (folder / "engine.bin").write_bytes(b"1")
         one.publish(KEY, {})
-        with other.making(KEY) as again:  # published: who comes now makes it anew
-            assert list(again.iterdir()) == []
-    assert one.find(KEY) is not None
+        begun = other.making(KEY)  # published: who comes now makes it anew
+        again = begun.__enter__()
+        assert list(again.iterdir()) == []
+    assert again.is_dir(), "what another began is not ours to remove"
+    begun.__exit__(None, None, None)
+    assert not again.exists() and one.find(KEY) is not None
+
+
+def test_folder_that_is_published_while_one_waits_at_its_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the folder and locking it, another publishes it: the lock would be the entry's."""
+    cache = ModelCache(tmp_path)
+    lock, moved = fcntl.flock, tmp_path / "published"
+
+    def late(number: int, how: int) -> None:
+        if not moved.exists():
+            (tmp_path / f".making-{KEY.name}").rename(moved)
+        lock(number, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with cache.making(KEY) as folder:
+        assert folder.is_dir() and folder != moved
+        with pytest.raises(MadeElsewhere), ModelCache(tmp_path).making(KEY):
+            raise AssertionError
+
+
+def test_what_a_killed_maker_left_is_not_part_of_the_entry(tmp_path: Path) -> None:
+    left = tmp_path / f".making-{KEY.name}"
+    (left / "deep").mkdir(parents=True)
+    (left / "half").write_bytes(b"x")
+    cache = ModelCache(tmp_path)
+    assert [path.name for path in put(cache, KEY).iterdir() if path.name != HEADER] == ["engine.bin"]
+
+
+def test_newest_stays_although_the_clock_went_back(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path, limit_bytes=2000)
+    old = msgspec.structs.replace(KEY, model="0" * 64)
+    os.utime(put(cache, old, b"x" * 1000) / HEADER, (4e9, 4e9))
+    put(cache, KEY, b"x" * 1000)
+    assert cache.find(KEY) is not None and cache.find(old) is None
+
+
+def test_size_is_told_of_folders_that_go_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ModelCache(tmp_path)
+    put(cache, KEY)
+    monkeypatch.setattr(cache, "_places", lambda *, hidden=False: [tmp_path / "gone"])
+    assert cache.size() == 0
 
 
 MAKER = """

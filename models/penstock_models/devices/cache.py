@@ -98,6 +98,8 @@ class ModelCache:
     def making(self, key: CacheKey) -> Iterator[Path]:
         """An empty folder to make the entry's files in; nobody else makes it meanwhile. `publish` before leaving.
 
+        Another may have published since `find` was asked: who must not make it twice asks again within.
+
         Raises:
             MadeElsewhere: somebody does.
             OSError: the disk cannot be written.
@@ -248,10 +250,12 @@ def _facts(path: Path) -> FileFacts:
 
 
 def _size(folder: Path) -> int:
+    """Of what is there by now; a folder may go while it is counted."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it may go while it is counted
-            total += path.lstat().st_size
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(place, name).lstat().st_size
     return total
 
 

@@ -218,7 +218,6 @@ class SupervisedHost:
         self._changed()
 
     def _failed(self, slot: Slot, error: Exception) -> None:
-        self._close(slot)  # it may have come as its time was over
         self._error = error
         passed = getattr(error, "passed", None) or (str(error) or type(error).__name__,)
         self.supervision.failed(slot, " ".join(passed[0].split())[:300], time.monotonic())

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort  # type: ignore[import-untyped]
 
-from penstock_models.devices.cache import CacheKey, ModelCache
+from penstock_models.devices.cache import CacheKey, Entry, ModelCache
 from penstock_models.devices.drivers import driver_version, onnxruntime_version
 from penstock_models.errors import ModelRefused
 from penstock_models.manifest import TensorSpec
@@ -180,13 +181,19 @@ def _on_accelerator(data: bytes, device: str, provider: str, threads: int, cache
     if entry is None:
         try:
             with cache.making(key) as folder:
-                session = build(str(folder))
-                _require_first(session, provider)
-                del session  # it must not write into a folder that is about to move
-                entry = cache.publish(key, {})
+                entry = cache.find(key) or _built(build, provider, cache, key, folder)
         except OSError:  # no room for the engine: it runs all the same
             return build("")
     return build(str(entry.folder))
+
+
+def _built(
+    build: Callable[[str], Any], provider: str, cache: ModelCache, key: CacheKey, folder: Path
+) -> Entry:
+    session = build(str(folder))
+    _require_first(session, provider)
+    del session  # it must not write into a folder that is about to move
+    return cache.publish(key, {})
 
 
 def _provider_options(device: str, threads: int, folder: str) -> dict[str, str]:
