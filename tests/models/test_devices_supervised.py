@@ -312,7 +312,12 @@ async def test_run_of_a_host_that_left_does_not_count_against_the_next(box: Box,
     await until(lambda: host.info.placement == "fake:npu")
     assert {fates(await run)[0] for run in runs} == {"failed: model_error"}
     await until(lambda: second.ended)
-    assert host.available and host.degraded == "" and box.asked == ["npu", "cpu", "npu"]
+    assert (
+        host.supervision.serving == "npu"
+        and host.available
+        and host.degraded == ""
+        and box.asked == ["npu", "cpu", "npu"]
+    )
 
 
 async def test_cancelled_opening_leaves_nothing(box: Box) -> None:
@@ -489,7 +494,7 @@ async def test_real_builder_is_not_doubled_and_its_engine_is_kept(box: Box, tmp_
             assert {await fate(host) for host in hosts} == {"ok"}
             await asyncio.sleep(0.005)
         assert builder.said == ["built", "kept"]
-        assert len(sizes) > 3 and max(sizes) <= 11_000, "the progress was seen to grow"
+        assert len(sizes) > 1 and max(sizes) <= 11_000, "the progress was seen to grow"
     finally:
         await asyncio.gather(*(host.close() for host in hosts))
     assert box.open_hosts == []
