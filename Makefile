@@ -12,8 +12,11 @@ INSTALLED := $(VENV)/.penstock-installed
 
 # Environments of their own, for dependencies too heavy for .venv. A new one is a line here with what it
 # installs, its name in EXTRAS, and its tests in tests/extras/NAME.
-EXTRAS := recipes
+EXTRAS := recipes openvino
 NEEDS_recipes := .[recipes,dev]
+NEEDS_openvino := .[dev]
+# The package that brings onnxruntime there in the place of the usual one: two builds of it cannot lie side by side.
+RUNTIME_openvino := onnxruntime-openvino>=1.24
 
 ##@ Use it
 .PHONY: install run
@@ -62,8 +65,9 @@ help: ## list the targets
 
 # Only .venv's targets and these two rules know how an environment is made.
 .PRECIOUS: .venv-%/.penstock-installed
-.venv-%/.penstock-installed: pyproject.toml scripts/venv.sh
+.venv-%/.penstock-installed: pyproject.toml scripts/venv.sh scripts/runtime.sh
 	scripts/venv.sh .venv-$* '$(NEEDS_$*)'
+	[ -z '$(RUNTIME_$*)' ] || scripts/runtime.sh .venv-$* '$(RUNTIME_$*)'
 	touch $@
 
 test-extra-%: .venv-%/.penstock-installed

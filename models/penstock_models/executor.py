@@ -18,11 +18,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory, return_freed_memory
+from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import UsageError
 from penstock_models.hosts import CLOSE_S, GRACE_S, PROBE_S
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
-from penstock_models.loading import LoadedVersion, load_version
+from penstock_models.loading import LoadedVersion, LoadOptions, load_version
 from penstock_models.servable import TIMED_OUT, Servable
 from penstock_models.workers import Job, Jobs, Worker
 
@@ -34,16 +35,24 @@ MAX_STUCK = 4  # abandoned threads of one version, after which its runs fail at 
 class ThreadExecutor:
     """An `Executor` with worker threads of its own. Used from one event loop."""
 
-    def __init__(self, threads: int | None = None, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        model_cache: ModelCache | None = None,
+    ) -> None:
         """Start the threads.
 
         Args:
             threads: workers, each running one batch at a time with one intra-op thread; default: the usable cores.
             max_pixels: pictures beyond it are `rejected: pixels`.
+            model_cache: where runtimes keep what they made of a model, for the next load; None for nowhere.
         """
         keep_freed_memory()
         self.threads = threads or _cores()
         self._max_pixels = max_pixels
+        self._model_cache = model_cache
         self._jobs: Jobs = queue.SimpleQueue()
         self._loads: Jobs = queue.SimpleQueue()
         self._workers = [self._worker() for _ in range(self.threads)]
@@ -82,7 +91,8 @@ class ThreadExecutor:
             BundleError, PlacementError: with a reason that names the file and what to do.
         """
         self._require_open()
-        job = Job(partial(load_version, path, tuple(devices), self._max_pixels, expected_digest, cache_bytes))
+        options = LoadOptions(tuple(devices), self._max_pixels, expected_digest, cache_bytes)
+        job = Job(partial(load_version, path, options, self._model_cache))
         self._loads.put(job)
         try:
             servable, grown = await asyncio.shield(job.done)

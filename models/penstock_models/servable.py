@@ -18,6 +18,7 @@ import numpy as np
 from penstock_models.answer_cache import AnswerCache, fed_key
 from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
+from penstock_models.devices.cache import ModelCache
 from penstock_models.engine import Engine, OutputError
 from penstock_models.errors import BundleError, GoldenError
 from penstock_models.feeding import Fed, Feeder, Pictures, takes_pictures
@@ -91,11 +92,14 @@ class Servable:
         *,
         max_pixels: int = MAX_PIXELS,
         cache_bytes: int = 0,
+        model_cache: ModelCache | None = None,
         advance: Callable[[int, int], None] | None = None,
     ) -> Servable:
         """Open the best variant and device that give the golden answers, and warm it up: one that errs is passed over.
 
         Args:
+            cache_bytes: of answers to keep for inputs that come again; 0 for none.
+            model_cache: where a runtime keeps what it made of the model, for the next time; None for nowhere.
             advance: called after each golden sample with how many of how many are done.
 
         Raises:
@@ -104,7 +108,7 @@ class Servable:
         """
         passed: list[str] = []
         wrong: list[str] = []
-        for session in sessions(bundle, devices, threads, passed):
+        for session in sessions(bundle, devices, threads, passed, model_cache):
             servable = cls(bundle, session, max_pixels, cache_bytes)
             problems = servable.golden(advance)
             if not problems:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from penstock_models.bundle import Bundle
+from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import PlacementError
 from penstock_models.manifest import Manifest, TensorSpec, Variant
 from penstock_models.runtimes import available, open_session
@@ -18,11 +19,18 @@ from penstock_models.runtimes.session import Session
 from penstock_models.safety import check
 
 
-def sessions(bundle: Bundle, devices: Sequence[str], threads: int, passed: list[str]) -> Iterator[Session]:
+def sessions(
+    bundle: Bundle,
+    devices: Sequence[str],
+    threads: int,
+    passed: list[str],
+    cache: ModelCache | None = None,
+) -> Iterator[Session]:
     """Open every variant on every wanted device in turn, as they are asked for; the taker closes them.
 
     Args:
         passed: gets a line for each that cannot be opened.
+        cache: where a runtime keeps what it made of a file; None for nowhere.
 
     Raises:
         ModelRefused, BundleError: a file is wrong.
@@ -36,7 +44,7 @@ def sessions(bundle: Bundle, devices: Sequence[str], threads: int, passed: list[
         runtime = check(data, variant.file)
         for device in devices or ("cpu",):
             try:
-                session = open_session(data, runtime, devices=(device,), threads=threads)
+                session = open_session(data, runtime, devices=(device,), threads=threads, cache=cache)
             except PlacementError as error:
                 passed += [f"{variant.file}: {reason}" for reason in error.passed]
                 continue

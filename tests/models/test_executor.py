@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from penstock_models.bundle import Bundle, memory_bundle, write_bundle
+from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import BundleError, PlacementError, UsageError
 from penstock_models.executor import MAX_STUCK, ThreadExecutor
 from penstock_models.items import Executor, Item, Outcome, ServableInfo
@@ -95,7 +96,9 @@ async def test_variant_that_errs_is_passed_over_for_the_next(
 async def test_device_that_errs_is_passed_over_for_the_next(
     executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opened(data: bytes, runtime: str, *, devices: Sequence[str], threads: int) -> Session:
+    def opened(
+        data: bytes, runtime: str, *, devices: Sequence[str], threads: int, cache: ModelCache | None
+    ) -> Session:
         if devices == ("cuda",):
             raise PlacementError("none", ["cuda: not here"])
         return open_session(autoencoder(2) if devices == ("npu",) else data, runtime, threads=threads)
@@ -254,7 +257,7 @@ async def test_fault_of_ours_is_internal(
     executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = await executor.load(written(bundle(scaler()), tmp_path))
-    monkeypatch.setattr(executor._servables[info.digest], "_run_batch", lambda items: 1 / 0)
+    monkeypatch.setattr(executor._servables[info.digest], "_run_batch", lambda *_: 1 / 0)
     outcomes = await executor.run(info.digest, [floats(1, 2)] * 2, 1.0)
     assert fates(outcomes) == ["failed: internal"] * 2 and "ZeroDivisionError" in str(outcomes[0])
 

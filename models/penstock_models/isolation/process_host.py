@@ -66,6 +66,7 @@ class ProcessHost:
         load_timeout_s: float,
         expected_digest: str = "",
         cache_bytes: int = 0,
+        model_cache: str = "",
         limit_bytes: int = 0,
     ) -> ProcessHost:
         """Load a version in a fresh process, behind everybody else, and serve it. A cancelled one leaves nothing.
@@ -77,13 +78,14 @@ class ProcessHost:
             load_timeout_s: from the start of the process to the golden answers.
             expected_digest: what the bundle's digest must be; "" for any.
             cache_bytes: of answers to keep for inputs that come again; 0 for none.
+            model_cache: folder where runtimes keep what they made of a model; "" for nowhere.
             limit_bytes: memory of the process beyond which it is lost; 0 for no limit.
 
         Raises:
             BundleError, ModelRefused, PlacementError, UsageError: as a load in this process.
             HostError: the process could not be started, ended, or was not ready in time.
         """
-        load = Load(_absolute(path), tuple(devices), max_pixels, expected_digest, cache_bytes)
+        load = Load(_absolute(path), tuple(devices), max_pixels, expected_digest, cache_bytes, model_cache)
         host = await cls._started(path, threads, limit_bytes)
         try:
             await host._load(load, load_timeout_s)

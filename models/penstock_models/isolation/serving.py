@@ -13,9 +13,11 @@ import socket
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
 
 from penstock_models.background import bring_forward, threads
+from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import PenstockError
 from penstock_models.executor import ThreadExecutor, outcomes
 from penstock_models.isolation.buffers import Parts, TooLarge
@@ -87,7 +89,11 @@ class _Serving:
             case Probe():
                 self._start(self._probe(slot))
             case Load():
-                self._executor = ThreadExecutor(self._threads, max_pixels=word.max_pixels)
+                self._executor = ThreadExecutor(
+                    self._threads,
+                    max_pixels=word.max_pixels,
+                    model_cache=ModelCache(Path(word.model_cache)) if word.model_cache else None,
+                )
                 self._start(self._load(word))
             case Close():
                 self._start(self._close())

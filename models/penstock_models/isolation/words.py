@@ -31,6 +31,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     max_pixels: int
     expected_digest: str
     cache_bytes: int
+    model_cache: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import UsageError
 from penstock_models.runtimes.session import RunError, RunTerminated, Session
 
@@ -17,7 +18,14 @@ __all__ = ["RunError", "RunTerminated", "Session", "available", "open_session"]
 RUNTIMES = ("onnx", "tflite")
 
 
-def open_session(data: bytes, runtime: str, *, devices: Sequence[str] = (), threads: int = 1) -> Session:
+def open_session(
+    data: bytes,
+    runtime: str,
+    *,
+    devices: Sequence[str] = (),
+    threads: int = 1,
+    cache: ModelCache | None = None,
+) -> Session:
     """Open a model on the first device of the preference list that can be proven to run it.
 
     Args:
@@ -25,6 +33,7 @@ def open_session(data: bytes, runtime: str, *, devices: Sequence[str] = (), thre
         runtime: `onnx` or `tflite`, as the bundle's variant names it.
         devices: preference list such as `("openvino", "cpu")`; empty means `("cpu",)`.
         threads: intra-op threads of one run.
+        cache: where a runtime keeps what it made of the model, for the next time; None for nowhere.
 
     Raises:
         ModelRefused: the runtime cannot load the file; `reason` is `custom_op`, `bad_quantization` or `runtime`.
@@ -35,7 +44,7 @@ def open_session(data: bytes, runtime: str, *, devices: Sequence[str] = (), thre
     if runtime == "onnx":
         from penstock_models.runtimes.ort import OrtSession
 
-        return OrtSession.open(data, wanted, threads)
+        return OrtSession.open(data, wanted, threads, cache)
     if runtime == "tflite":
         from penstock_models.runtimes.litert import LiteRtSession
 
