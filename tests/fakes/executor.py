@@ -22,9 +22,6 @@ class FakeExecutor:
         self.right = True
         self.deaf = False
 
-    async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
-        raise AssertionError("the models of these tests are not loaded")
-
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
         done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         entry = (list(items), done)
@@ -45,9 +42,6 @@ class FakeExecutor:
             except RuntimeError as error:
                 done.set_exception(error)
         await turns()
-
-    async def unload(self, digest: str) -> None:
-        """Nothing is loaded."""
 
     async def probe(self, digest: str) -> bool:
         return self.right

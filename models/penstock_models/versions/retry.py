@@ -10,7 +10,7 @@ import hashlib
 
 import msgspec
 
-from penstock_models.errors import BundleError, ModelRefused, PlacementError, TemporaryError
+from penstock_models.errors import BundleError, GoldenError, ModelRefused, PlacementError, TemporaryError
 
 RETRIES = 5
 LONGEST_S = 60.0
@@ -44,6 +44,8 @@ def classify(error: BaseException) -> Failure:
             return Failure("timeout", text, False)
         case _ if _from_disk(error):
             return Failure("io", text, False)
+        case GoldenError():
+            return Failure("golden", text, True)
         case BundleError():
             return Failure("bundle", text, True)
         case MemoryError():

@@ -1,0 +1,172 @@
+"""The serving core: versions of models that come and go, and requests that are answered by them in time.
+
+One object for whoever serves: a gateway, an inference server. It owns the wiring and the start; the owner of the requests
+says what becomes of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from penstock_models.errors import BundleError, UsageError
+from penstock_models.items import Outcome, ServableInfo
+from penstock_models.scheduling.chain import Chain, Chains
+from penstock_models.scheduling.runs import VersionRun
+from penstock_models.scheduling.scheduler import Fate, Scheduler
+from penstock_models.scheduling.shadow import Shadows
+from penstock_models.serving.executor import ServingExecutor, VersionOptions
+from penstock_models.serving.loader import Loader
+from penstock_models.serving.targets import ModelTarget, Targets
+from penstock_models.store import Reference, resolve
+from penstock_models.versions.box import SystemBox
+from penstock_models.versions.config import ModelConfig
+from penstock_models.versions.manager import VersionManager
+from penstock_models.versions.record import RecordFile
+from penstock_models.versions.source import StoreSource
+from penstock_models.versions.split import choose
+from penstock_models.versions.staging import Staging
+from penstock_models.versions.steps import Steps
+from penstock_models.vetting.cache import Verdicts
+
+
+class Owner(Protocol):
+    """What becomes of requests. Both may be called from within `Scheduler.submit`."""
+
+    def outcomes(self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome]) -> None:
+        """A batch of a version was answered."""
+
+    def settled(self, requests: list[Any], fate: Fate) -> None:
+        """These were not run."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """`store` is a model store; `state` the folder for copies, verdicts, engines and the record; `threads` batches at a time;
+    `budget_bytes` what versions may take of the box's memory, None for what it has."""
+
+    store: Path
+    state: Path
+    threads: int
+    max_pixels: int
+    budget_bytes: int | None = None
+
+
+class ServingCore:
+    """Made once, in the event loop that uses it.
+
+    Args:
+        chain_of: the chain of an owner's request, None for most.
+        on_news: hears that versions came, went, failed, or run elsewhere.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        chain_of: Callable[[Any], Chain | None] = lambda request: None,
+        on_news: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._options: dict[str, VersionOptions] = {}
+        self._owner: Owner | None = None
+        self._on_news = on_news
+        self._news = asyncio.Event()
+        state = settings.state
+        self.executor = ServingExecutor(
+            settings.threads,
+            max_pixels=settings.max_pixels,
+            model_cache=state / "engines",
+            on_change=self._changed,
+        )
+        chains = Chains(self._outcomes, self._settled, chain_of)
+        self.shadows = Shadows(chains.outcomes, chains.settled, self._shadow)
+        self.scheduler = Scheduler(
+            self.executor, settings.threads, self.shadows.outcomes, self.shadows.settled
+        )
+        chains.scheduler = self.shadows.scheduler = self.scheduler
+        self.targets = Targets(self.scheduler, lambda: self.manager, self._heard)
+        loader = Loader(
+            self.executor,
+            Verdicts(state / "verdicts"),
+            lambda name: self._options.get(name, VersionOptions()),
+        )
+        steps = Steps(Staging(state / "staging"), loader, self.targets, SystemBox(settings.budget_bytes))
+        self.manager = VersionManager(StoreSource(settings.store), RecordFile(state / "versions.json"), steps)
+
+    def own(self, owner: Owner) -> None:
+        """From now on requests are this owner's."""
+        self._owner = owner
+
+    def configure(self, models: Iterable[tuple[ModelConfig, VersionOptions]]) -> None:
+        """State anew, and in full, which models are wanted and how they are run.
+
+        Options are those of versions that are loaded from now on.
+        """
+        wanted = list(models)
+        self._options = {config.name: options for config, options in wanted}
+        self.shadows.active = any(config.shadow for config, _ in wanted)
+        self.manager.set_config([config for config, _ in wanted])
+        for config, _ in wanted:
+            self.targets.changed(config.name)
+
+    def target(self, reference: Reference) -> ModelTarget:
+        """What requests for a reference are submitted to."""
+        return self.targets.target(reference)
+
+    async def run(self) -> None:
+        """Keep what is loaded what is wanted, until cancelled. The scheduler is run by the owner."""
+        await self.manager.run()
+
+    async def started(self, references: Iterable[Reference]) -> None:
+        """Wait until something answers each of these, or waits for its first request; then loads disturb nobody.
+
+        Raises:
+            UsageError: there is no such model or version.
+            BundleError: none of its versions could be loaded; the reason is named.
+        """
+        await self.manager.scanned.wait()
+        for reference in references:
+            while not self._answers(reference):
+                self._news.clear()
+                await self._raise_if_hopeless(reference)
+                await self._news.wait()
+        self.executor.serving = True
+
+    async def close(self) -> None:
+        """Free every version. `run` is cancelled before."""
+        await self.executor.close()
+
+    def _answers(self, reference: Reference) -> bool:
+        name = reference.name
+        available = choose(self.manager.routing(name), reference, "") is not None
+        return available or self.manager.parked(name)
+
+    async def _raise_if_hopeless(self, reference: Reference) -> None:
+        if failures := self.targets.failures_of(reference.name, reference.version):
+            raise BundleError("; ".join(failures))
+        if not self.manager.known(reference.name, reference.version):
+            await asyncio.to_thread(resolve, self._settings.store, str(reference))
+            if reference.label and not self.manager.coming(reference.name):
+                raise UsageError(f"model {reference}: no version bears the label {reference.label!r}")
+
+    def _shadow(self, run: VersionRun, flow: Any) -> VersionRun | None:
+        return self.targets.shadow_for(run, flow)
+
+    def _changed(self, info: ServableInfo, available: bool) -> None:
+        self.targets.rebuilt(info, available)
+        self._heard()
+
+    def _heard(self) -> None:
+        self._news.set()
+        self._on_news()
+
+    def _outcomes(self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome]) -> None:
+        assert self._owner is not None  # who submits is the owner
+        self._owner.outcomes(run, requests, outcomes)
+
+    def _settled(self, requests: list[Any], fate: Fate) -> None:
+        assert self._owner is not None
+        self._owner.settled(requests, fate)
