@@ -217,7 +217,7 @@ async def test_a_shadow_is_compared_and_answers_nobody(tmp_path: Path, store: Pa
         await site.until(lambda: site.state(1) == site.state(2) == "available")
         for n in range(5):
             assert await site.ask("m", f"s{n}") == (1, 1.0)
-        await site.until(lambda: site.core.shadows.counts.get(("m", 1, 2), Counter())["differed"] == 5)
+        await site.until(lambda: site.core.front.shadows.counts.get(("m", 1, 2), Counter())["differed"] == 5)
         assert site.client.versions == {1: 5}
 
 

@@ -7,19 +7,17 @@ says what becomes of an answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from penstock_models.errors import BundleError, UsageError
-from penstock_models.items import Outcome, ServableInfo
-from penstock_models.scheduling.chain import Chain, Chains
+from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
-from penstock_models.scheduling.scheduler import Fate, Scheduler
-from penstock_models.scheduling.shadow import Shadows
 from penstock_models.serving.executor import ServingExecutor, VersionOptions
+from penstock_models.serving.front import ChainOf, Front, Owner
 from penstock_models.serving.loader import Loader
 from penstock_models.serving.targets import ModelTarget, Targets
 from penstock_models.store import Reference, resolve
@@ -30,18 +28,9 @@ from penstock_models.versions.record import RecordFile
 from penstock_models.versions.source import StoreSource
 from penstock_models.versions.split import choose
 from penstock_models.versions.staging import Staging
+from penstock_models.versions.status import ModelStatus
 from penstock_models.versions.steps import Steps
 from penstock_models.vetting.cache import Verdicts
-
-
-class Owner(Protocol):
-    """What becomes of requests. Both may be called from within `Scheduler.submit`."""
-
-    def outcomes(self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome]) -> None:
-        """A batch of a version was answered."""
-
-    def settled(self, requests: list[Any], fate: Fate) -> None:
-        """These were not run."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -66,13 +55,12 @@ class ServingCore:
     def __init__(
         self,
         settings: Settings,
-        chain_of: Callable[[Any], Chain | None] = lambda request: None,
+        chain_of: ChainOf = lambda request: None,
         on_news: Callable[[], None] = lambda: None,
     ) -> None:
+        self.on_news = on_news
         self._settings = settings
         self._options: dict[str, VersionOptions] = {}
-        self._owner: Owner | None = None
-        self._on_news = on_news
         self._news = asyncio.Event()
         state = settings.state
         self.executor = ServingExecutor(
@@ -81,12 +69,8 @@ class ServingCore:
             model_cache=state / "engines",
             on_change=self._changed,
         )
-        chains = Chains(self._outcomes, self._settled, chain_of)
-        self.shadows = Shadows(chains.outcomes, chains.settled, self._shadow)
-        self.scheduler = Scheduler(
-            self.executor, settings.threads, self.shadows.outcomes, self.shadows.settled
-        )
-        chains.scheduler = self.shadows.scheduler = self.scheduler
+        self.front = Front(self.executor, settings.threads, chain_of, self._shadow)
+        self.scheduler = self.front.scheduler
         self.targets = Targets(self.scheduler, lambda: self.manager, self._heard)
         loader = Loader(
             self.executor,
@@ -94,11 +78,30 @@ class ServingCore:
             lambda name: self._options.get(name, VersionOptions()),
         )
         steps = Steps(Staging(state / "staging"), loader, self.targets, SystemBox(settings.budget_bytes))
-        self.manager = VersionManager(StoreSource(settings.store), RecordFile(state / "versions.json"), steps)
+        self.manager = VersionManager(
+            StoreSource(settings.store), RecordFile(state / "versions.json"), steps
+        )
+
+    @property
+    def runs(self) -> list[VersionRun]:
+        """The versions that serve."""
+        return self.targets.runs
 
     def own(self, owner: Owner) -> None:
         """From now on requests are this owner's."""
-        self._owner = owner
+        self.front.own(owner)
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """Every version of every model, as it is."""
+        return self.manager.snapshot()
+
+    def unready(self) -> list[str]:
+        """Models of which nothing serves, a line each with the reason."""
+        return self.manager.unready()
+
+    def problems(self) -> list[str]:
+        """What is wrong with the store, the record and the memory, a line each."""
+        return self.manager.problems()
 
     def configure(self, models: Iterable[tuple[ModelConfig, VersionOptions]]) -> None:
         """State anew, and in full, which models are wanted and how they are run.
@@ -107,7 +110,7 @@ class ServingCore:
         """
         wanted = list(models)
         self._options = {config.name: options for config, options in wanted}
-        self.shadows.active = any(config.shadow for config, _ in wanted)
+        self.front.shadows.active = any(config.shadow for config, _ in wanted)
         self.manager.set_config([config for config, _ in wanted])
         for config, _ in wanted:
             self.targets.changed(config.name)
@@ -161,12 +164,4 @@ class ServingCore:
 
     def _heard(self) -> None:
         self._news.set()
-        self._on_news()
-
-    def _outcomes(self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome]) -> None:
-        assert self._owner is not None  # who submits is the owner
-        self._owner.outcomes(run, requests, outcomes)
-
-    def _settled(self, requests: list[Any], fate: Fate) -> None:
-        assert self._owner is not None
-        self._owner.settled(requests, fate)
+        self.on_news()
