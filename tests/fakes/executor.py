@@ -59,4 +59,8 @@ async def turns(count: int = 4) -> None:
 def servable(
     name: str = "m", *, max_batch: int = 4, p50_ms: float = 0.01, stateful: bool = False
 ) -> ServableInfo:
-    return ServableInfo(name, 1, f"sha256:{name}", "fake:cpu", "anomaly", max_batch, stateful, p50_ms, 0)
+    """What a warm-up says of a model that takes so long an item."""
+    batch_ms = {2**n: p50_ms * 2**n for n in range(7)}
+    return ServableInfo(
+        name, 1, f"sha256:{name}", "fake:cpu", "anomaly", max_batch, stateful, p50_ms, 0, batch_ms=batch_ms
+    )

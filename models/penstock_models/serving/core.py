@@ -78,9 +78,7 @@ class ServingCore:
             lambda name: self._options.get(name, VersionOptions()),
         )
         steps = Steps(Staging(state / "staging"), loader, self.targets, SystemBox(settings.budget_bytes))
-        self.manager = VersionManager(
-            StoreSource(settings.store), RecordFile(state / "versions.json"), steps
-        )
+        self.manager = VersionManager(StoreSource(settings.store), RecordFile(state / "versions.json"), steps)
 
     @property
     def runs(self) -> list[VersionRun]:
