@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from penstock_gateway import connections
 from penstock_gateway.admission import Admission
 from penstock_gateway.broker_check import Needs
-from penstock_gateway.config import Config
+from penstock_gateway.config import Config, load
 from penstock_gateway.connections import Plan, Watch
 from penstock_gateway.embedded import Address, embedded_broker
 from penstock_gateway.frames import Frame, Lane
@@ -30,7 +33,7 @@ from penstock_gateway.journal import Journal
 from penstock_gateway.ledger import Counts, Fate, Ledger
 from penstock_gateway.logs import Log
 from penstock_gateway.metrics import Tally
-from penstock_gateway.models import Core, reference, wanted
+from penstock_gateway.models import Core, frozen_keys, reference, wanted
 from penstock_gateway.mqtt import Link, LinkOptions, Publish
 from penstock_gateway.mqtt.link import MqttLink
 from penstock_gateway.receipts import Receipts
@@ -41,6 +44,7 @@ from penstock_gateway.streams import Streams
 from penstock_gateway.topics import gateway_topic
 from penstock_gateway.watchdog import Watchdog
 from penstock_gateway.wire import GatewayStatus, encode_stats, encode_status
+from penstock_models.errors import PenstockError
 from penstock_models.items import Outcome
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.serving.core import ServingCore, Settings
@@ -226,7 +230,7 @@ class Gateway:
         """Serve until `stop`, then leave in order."""
         http, token = self._config.http, self._config.http.token_file
         tokens = token.tokens() if token else ()
-        async with serve(self._views, str(http.listen), tokens), asyncio.TaskGroup() as group:
+        async with serve(self._views, str(http.listen), tokens, self.reload), asyncio.TaskGroup() as group:
             scheduler = group.create_task(self._scheduler.run(), name="scheduler")
             tasks = [
                 group.create_task(work, name=name)
@@ -237,6 +241,7 @@ class Gateway:
                     ("stats", self._every(STATS_S, self._publish_stats)),
                     ("checkpoint", self._every(CHECKPOINT_S, self._checkpoint)),
                     ("watchdog", self._watchdog.run()),
+                    ("reload", self._reload_on(reload or asyncio.Event())),
                 )
             ]
             await self._carry()
@@ -246,6 +251,30 @@ class Gateway:
             await self._leave(links, scheduler)
             for task in (*tasks, *links.values()):
                 task.cancel()
+
+    def reload(self) -> list[str]:
+        """Read the configuration again, and take over what `[[model]]` says.
+
+        Returns:
+            The keys that differ and wait for a restart.
+
+        Raises:
+            UsageError: the file is wrong; everything stays as it was.
+        """
+        new = load(self._config.file, os.environ)
+        self._core.configure(wanted(msgspec.structs.replace(self._config, model=new.model)))
+        waiting = frozen_keys(self._config, new)
+        self._config = msgspec.structs.replace(self._config, model=new.model)
+        log.info("configuration reloaded", waiting_for_restart=waiting)
+        return waiting
+
+    async def _reload_on(self, reload: asyncio.Event) -> None:
+        while await reload.wait():
+            reload.clear()
+            try:
+                self.reload()
+            except PenstockError as error:
+                log.error("configuration not reloaded", reason=str(error))
 
     async def close_books(self) -> None:
         """End the journal's start: cleanly where it can still write."""

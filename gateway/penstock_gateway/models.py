@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
-from penstock_gateway.config import Config, ModelConfig, ModelRef
+from penstock_gateway.config import Config, ModelConfig, ModelRef, sources
 from penstock_models.items import Executor
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.scheduling.scheduler import Scheduler, Target
@@ -13,6 +13,7 @@ from penstock_models.serving.executor import VersionOptions
 from penstock_models.serving.front import Owner
 from penstock_models.store import Reference
 from penstock_models.versions import config as versions
+from penstock_models.versions.memory import Returned
 from penstock_models.versions.policy import parse_policy
 from penstock_models.versions.status import ModelStatus
 
@@ -42,6 +43,18 @@ class Core(Protocol):
     def unready(self) -> list[str]: ...
 
     def problems(self) -> list[str]: ...
+
+    def shadow_counts(self) -> Mapping[tuple[str, int, int], Mapping[str, int]]: ...
+
+    def memory_returned(self) -> list[Returned]: ...
+
+
+def frozen_keys(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that only a restart takes over: all but those of `[[model]]`."""
+    before, after = (
+        {s.key: s.value for s in sources(c) if not s.key.startswith("model[")} for c in (old, new)
+    )
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def reference(ref: ModelRef) -> Reference:

@@ -138,6 +138,13 @@ class Views:
     def _watches(self) -> Iterator[tuple[str, Watch]]:
         return ((name, watch) for name, (watch, _) in self._parts.links.items())
 
+    def _versions(self) -> Iterator[tuple[versions.ModelStatus, versions.VersionStatus]]:
+        return ((model, version) for model in self._parts.core.statuses() for version in model.versions)
+
+    def _returned(self) -> dict[str, float]:
+        back = self._parts.core.memory_returned()
+        return {one.name: one.fraction for one in back if one.fraction is not None}
+
     def _gauges(self) -> list[Gauge]:
         parts = self._parts
 
@@ -165,6 +172,22 @@ class Views:
             ]),
             Gauge("penstock_queue_frames", "Frames that wait for a model.", ("model", "version"), lambda: [
                 ((model.info.name, str(model.info.version)), model.queue.waiting) for model in parts.core.runs
+            ]),
+            Gauge("penstock_model_available", "1 while a version serves.", ("model", "version"), lambda: [
+                ((model.name, str(v.version)), float(v.state == "available")) for model, v in self._versions()
+            ]),
+            Gauge("penstock_model_resident_bytes", "Memory that a version takes.", ("model", "version"), lambda: [
+                ((model.name, str(v.version)), v.bytes) for model, v in self._versions() if v.bytes
+            ]),
+            Gauge("penstock_model_load_seconds", "How long the last load took.", ("model", "version"), lambda: [
+                ((model.name, str(v.version)), v.load_ms / 1e3) for model, v in self._versions() if v.load_ms
+            ]),
+            Gauge("penstock_model_memory_returned", "Part of its memory that came back at the last unload.", ("version",), lambda: [
+                ((name,), fraction) for name, fraction in self._returned().items()
+            ]),
+            Gauge("penstock_shadow", "Copies by how the shadow compared.", ("model", "version", "shadow", "verdict"), lambda: [
+                ((name, str(live), str(shadow), verdict), n)
+                for (name, live, shadow), counts in parts.core.shadow_counts().items() for verdict, n in counts.items()
             ]),
             one("penstock_streams", "Known streams.", lambda: len(parts.ledger.streams)),
             one("penstock_journal_bytes", "Bytes of the journal in use.", lambda: parts.journal.bytes_used),

@@ -35,6 +35,7 @@ from penstock_models.serving.executor import VersionOptions
 from penstock_models.serving.front import Front
 from penstock_models.store import Reference
 from penstock_models.versions.config import ModelConfig
+from penstock_models.versions.memory import Returned
 from penstock_models.versions.status import ModelStatus, VersionStatus
 from tests.fakes.executor import FakeExecutor, servable, turns
 
@@ -249,6 +250,12 @@ class FakeCore:
 
     def problems(self) -> list[str]:
         return []
+
+    def shadow_counts(self) -> dict[tuple[str, int, int], dict[str, int]]:
+        return {("m", 1, 2): {"agreed": 3, "differed": 1}}
+
+    def memory_returned(self) -> list[Returned]:
+        return [Returned("m:1", 9_000_000, 0.9, "")]
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

@@ -205,8 +205,7 @@ async def test_labels_split_and_numbers_choose_the_version(tmp_path: Path, store
         answers = [(await site.ask("m", f"s{n}"))[0] for n in range(40)]
         assert 8 < answers.count(1) < 32
         assert [(await site.ask("m", f"s{n}"))[0] for n in range(40)] == answers
-        await site.core.manager.set_label("m", "stable", 2)
-        site.core.targets.changed("m")
+        await site.core.set_label("m", "stable", 2)
         assert await site.ask("m@stable") == (2, 2.0)
 
 
@@ -255,9 +254,8 @@ async def test_a_restart_serves_what_served_and_keeps_the_labels(tmp_path: Path,
     config = ModelConfig("m", named=(1, 2))
     async with serving(tmp_path, config) as site:
         await site.until(lambda: site.state(1) == site.state(2) == "available")
-        await site.core.manager.set_label("m", "stable", 1)
+        await site.core.set_label("m", "stable", 1)
     (store / "made-2.bundle").unlink(missing_ok=True)
     async with serving(tmp_path, config) as site:
         await site.until(lambda: site.state(1) == "available")
-        site.core.targets.changed("m")
         assert await site.ask("m@stable") == (1, 1.0)

@@ -7,7 +7,7 @@ says what becomes of an answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from penstock_models.store import Reference, resolve
 from penstock_models.versions.box import SystemBox
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.manager import VersionManager
+from penstock_models.versions.memory import Returned
 from penstock_models.versions.record import RecordFile
 from penstock_models.versions.source import StoreSource
 from penstock_models.versions.split import choose
@@ -101,6 +102,14 @@ class ServingCore:
         """What is wrong with the store, the record and the memory, a line each."""
         return self.manager.problems()
 
+    def shadow_counts(self) -> Mapping[tuple[str, int, int], Mapping[str, int]]:
+        """How shadows compared, by (model, version, shadow's version)."""
+        return self.front.shadows.counts
+
+    def memory_returned(self) -> list[Returned]:
+        """How much memory came back at the last unloads, the newest last."""
+        return self.manager.memory_returned()
+
     def configure(self, models: Iterable[tuple[ModelConfig, VersionOptions]]) -> None:
         """State anew, and in full, which models are wanted and how they are run.
 
@@ -112,6 +121,16 @@ class ServingCore:
         self.manager.set_config([config for config, _ in wanted])
         for config, _ in wanted:
             self.targets.changed(config.name)
+
+    async def set_label(self, name: str, label: str, version: int) -> None:
+        """Set or move a label; it survives a restart once this returns.
+
+        Raises:
+            UsageError: no such model or label name, or the version is not available; the label stays.
+            TemporaryError: it could not be recorded; the label stays.
+        """
+        await self.manager.set_label(name, label, version)
+        self.targets.changed(name)
 
     def target(self, reference: Reference) -> ModelTarget:
         """What requests for a reference are submitted to."""

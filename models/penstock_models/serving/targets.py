@@ -7,6 +7,7 @@ lobby, within their deadlines.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from penstock_models.scheduling.scheduler import Scheduler
 from penstock_models.store import Reference
 from penstock_models.versions.ports import Usage
 from penstock_models.versions.split import Choice, Routing, choose
+
+log = logging.getLogger(__name__)
 
 MOST_CHOICES = 10_000
 """Flows of a reference whose version is remembered; one beyond is chosen for anew."""
@@ -124,6 +127,7 @@ class Targets:
         self._failures.pop((info.name, info.version), None)
         self._scheduler.runs.append(run)
         self.changed(info.name)
+        log.info("%s:%d serves on %s", info.name, info.version, info.placement)
         self._on_news()
 
     async def retire(self, info: ServableInfo) -> None:
@@ -132,11 +136,13 @@ class Targets:
             return
         self._forget(info.name)
         self._rearrange(run)
+        log.info("%s:%d serves no more", info.name, info.version)
         await self._scheduler.retire(run)
         self._on_news()
 
     def failed(self, name: str, version: int, reason: str, text: str, attempts: int) -> None:
         self._failures[name, version] = text
+        log.warning("%s:%d is not loaded (try %d): %s", name, version, attempts, text)
         lobby = self._lobbies.get(name)
         if lobby is not None and not self._models().coming(name):
             self._scheduler.give_up(lobby)

@@ -268,6 +268,7 @@ class VersionManager:
                 case _:
                     info = await self._steps.load(life)
                     life.loaded(info, self._clock.now())
+                    model.settle()  # a label that waited for it points to it when the traffic hears of it
                     self._steps.tell_available(life)
         except asyncio.CancelledError:
             if not _is_cancelled():
