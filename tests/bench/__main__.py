@@ -1,6 +1,7 @@
 """`make bench`: every speed figure, one line each, and build/bench.json.
 
-python -m tests.bench [--only throughput sensor latency footprint isolation] [--repeats 3]
+python -m tests.bench [--only core batching overload loading throughput sensor latency footprint isolation]
+                      [--repeats 3] [--minutes 15]
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import footprint, isolation, latency, report, sensor, throughput
+from tests.bench import (
+    batching,
+    core,
+    footprint,
+    isolation,
+    latency,
+    loading,
+    overload,
+    report,
+    sensor,
+    throughput,
+)
 from tests.bench.site import store
 
 SUITES = {
@@ -20,15 +32,20 @@ SUITES = {
     "latency": latency.measure,
     "footprint": footprint.measure,
     "isolation": isolation.measure,
+    "core": core.measure,
+    "batching": batching.measure,
+    "overload": overload.measure,
 }
+"""Each takes a folder for what it makes, a store of bundles, and the number of repeats."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="tests.bench", description=__doc__.splitlines()[0] if __doc__ else ""
     )
-    parser.add_argument("--only", nargs="*", choices=SUITES, default=list(SUITES))
+    parser.add_argument("--only", nargs="*", choices=[*SUITES, "loading"], default=[*SUITES, "loading"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=15.0, help="how long `loading` may look for quiet")
     options = parser.parse_args()
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -38,7 +55,10 @@ def main() -> None:
         packed = store(folder)
         for name in options.only:
             before, steal = report.calibration_ms(), report.steal_s()
-            figures = SUITES[name](folder, packed, options.repeats)
+            if name == "loading":
+                figures = loading.measure(folder, options.minutes)
+            else:
+                figures = SUITES[name](folder, packed, options.repeats)
             for found in figures:
                 print(report.show(found), flush=True)
             path = report.write(figures)

@@ -174,6 +174,25 @@ def test_answers_resume_soon_after_a_slowdown_that_made_everything_late() -> Non
     assert sum(1 for _ in load.late) < 60  # trials, and what ran when it began
 
 
+def test_a_few_slow_runs_do_not_refuse_what_will_probably_be_in_time() -> None:
+    """A model of 20 ms and a deadline of 50 ms; three runs of hundreds take three times as long, one a second."""
+    slow = iter((1.0, 2.0, 3.0))
+    next_slow = next(slow)
+
+    def seconds(_: str, n: int) -> float:
+        nonlocal next_slow
+        if asyncio.get_running_loop().time() < next_slow:
+            return 0.02 * n
+        next_slow = next(slow, NO_DEADLINE)
+        return 0.06 * n
+
+    box = Box(seconds)
+    load = box.add(Load(VersionRun(timed("m", 20.0)), 20.0, within_s=0.05))
+    box.serve(10.0)
+    assert len(load.late) == 3
+    assert len(load.refused) <= 0.1 * load.sent  # what met a busy slot
+
+
 def test_a_saturated_route_adds_one_of_its_batches_to_a_quiet_one() -> None:
     def p99_of_quiet(flooded: bool, same: bool) -> float:
         box = Box(lambda digest, n: (0.004 if digest == "sha256:quiet" else 0.005) * n)

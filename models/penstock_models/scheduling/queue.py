@@ -28,12 +28,14 @@ class Plan(NamedTuple):
         seconds: predicts how long a batch of so many takes.
         floor: a request that leaves no time for a batch of so many is not worth running.
         trial: take the first request although it is predicted late.
+        likely_s: what one alone will probably take: who has as long is run where there is nothing better to do.
     """
 
     limit: int
     seconds: Callable[[int], float] = lambda _: 0.0
     floor: int = 1
     trial: bool = False
+    likely_s: float = NO_DEADLINE
 
 
 class Taken(NamedTuple):
@@ -159,6 +161,11 @@ class VersionQueue:
             self._serve(flow)
             if tried and deadline < worth:
                 break  # alone: it costs as little as a trial can
+        if late and not batch and late[-1].deadline >= now + plan.likely_s:
+            # The slot would idle. The last one, so that nothing of its flow that came later has its fate before it.
+            request = late.pop()
+            request.taken = now
+            batch.append(request)
         self._hold(batch)
         return Taken(batch, in_queue, late)
 

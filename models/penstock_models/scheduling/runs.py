@@ -75,7 +75,7 @@ class VersionRun:
         """How the next batch may be formed, where so many slots are free."""
         limit = batch_limit(self.times, self.queue.waiting, free)
         floor = least_efficient(self.times, limit) if self.pressed(now) else 1
-        return Plan(limit, self.times.upper, floor, self.times.untried(now))
+        return Plan(limit, self.times.upper, floor, self.times.untried(now), self.times.mean(1))
 
     def press(self, now: float) -> None:
         """It dropped work that was late."""
