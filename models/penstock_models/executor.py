@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory, return_freed_memory
 from penstock_models.devices.cache import ModelCache
-from penstock_models.errors import UsageError
+from penstock_models.errors import UsageError, told
 from penstock_models.hosts import CLOSE_S, GRACE_S, PROBE_S
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
@@ -245,16 +245,12 @@ def outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
     try:
         return servable.run(items)
     except Exception as error:  # a fault of ours must not end the gateway, and must not look like the model's
-        return [Refusal("failed", "internal", _one_line(error))] * len(items)
+        return [Refusal("failed", "internal", told(error))] * len(items)
 
 
 def _free(servable: Servable) -> None:
     servable.close()
     return_freed_memory()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _close_loaded(done: asyncio.Future[LoadedVersion]) -> None:

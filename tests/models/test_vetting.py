@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from penstock_models.children import environment
 from penstock_models.errors import (
     BundleError,
     GoldenError,
@@ -23,7 +24,6 @@ from penstock_models.errors import (
 )
 from penstock_models.executor import ThreadExecutor
 from penstock_models.vetting import attempt
-from penstock_models.vetting.attempt import environment
 from penstock_models.vetting.listening import Ended, conclude
 from penstock_models.vetting.verdict import Limits, Reason, Vetted, life_s, refused
 from penstock_models.vetting.vet import require_model, vet, vet_blocking

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from penstock_models.files import sync
+
 HEADER = "entry.json"
 FORMAT = 1
 LIMIT_BYTES = 2 * 1024**3
@@ -132,10 +134,10 @@ class ModelCache:
         header = msgspec.json.encode(_Header(FORMAT, key, dict(facts), files))
         (making / HEADER).write_bytes(header)
         for path in _files(making):
-            _sync(path)
+            sync(path)
         shutil.rmtree(place, ignore_errors=True)
         making.rename(place)
-        _sync(self.folder)
+        sync(self.folder)
         self._trim(keep=place)
         return Entry(place, dict(facts))
 
@@ -264,11 +266,3 @@ def _used(place: Path) -> float:
         return (place / HEADER).stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

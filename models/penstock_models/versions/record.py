@@ -6,12 +6,11 @@ that cannot be read is named and left out; the next write replaces it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
-from penstock_models.ustar import sync_folder
+from penstock_models.files import replacing
 
 FORMAT = 1
 MAX_BYTES = 4 * 1024**2
@@ -84,11 +83,5 @@ class RecordFile:
         Raises:
             OSError: it cannot be written; the old one is as it was.
         """
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(self._path) as file:
             file.write(msgspec.json.encode(record))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        sync_folder(self._path.parent)

@@ -22,8 +22,8 @@ from penstock_models.bundle import SUFFIX, Bundle, copy_bundle, open_bundle
 from penstock_models.errors import BundleError, PenstockError, TemporaryError
 from penstock_models.manifest import Manifest
 from penstock_models.versions.offers import FRESH_S, Offer, stamp
-from penstock_models.versions.packing import pack_apart
 from penstock_models.versions.waiting import in_thread
+from penstock_models.vetting.vet import pack_apart
 
 MAX_BYTES = 16 * 1024**3
 _MAKING = ".making-"

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import msgspec
 
 from penstock_models.bundle import digest_at, locate
 from penstock_models.errors import PenstockError
+from penstock_models.files import replacing
 from penstock_models.store import holds_bundle
 from penstock_models.vetting.attempt import Attempt, Subject
 from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted, life_s
@@ -96,14 +96,9 @@ class Verdicts:
         if life_s(verdict) == 0:
             return
         data = msgspec.json.encode(_Entry(FORMAT, key, self._clock(), verdict))
-        draft = self._folder / f".{key}.{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                draft.write_bytes(data)
-                draft.replace(self._folder / f"{key}{SUFFIX}")
-            finally:
-                draft.unlink(missing_ok=True)
+            with replacing(self._folder / f"{key}{SUFFIX}") as file:
+                file.write(data)
             self._trim()
 
     def _settled(self, key: str, digest: str, attempt: Attempt) -> Vetted:

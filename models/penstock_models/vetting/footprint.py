@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 from pathlib import Path
 
-_STATM = Path("/proc/self/statm")
+from penstock_models.resident import own_resident_bytes
+
 _STATUS = Path("/proc/self/status")
 
 
@@ -18,22 +18,15 @@ class Footprint:
             OSError
         ):  # an old kernel: the peak then counts from the start of the process
             Path("/proc/self/clear_refs").write_text("5")
-        self._start = _resident()
+        self._start = own_resident_bytes()
 
     def resident_bytes(self) -> int:
         """How much the process grew."""
-        return max(0, _resident() - self._start)
+        return max(0, own_resident_bytes() - self._start)
 
     def peak_bytes(self) -> int:
         """How much it had grown at its highest."""
         return max(0, _highest() - self._start)
-
-
-def _resident() -> int:
-    try:
-        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0
 
 
 def _highest() -> int:

@@ -1,0 +1,53 @@
+"""Writes files so that whoever looks, also after a power cut, finds the old one or the new one, and never a half."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which takes the place of `path` when the block ends, and leaves nothing when it raises.
+
+    Makes the folder. Safe for several writers: each has a draft of its own, and the last one counts. A killed writer
+    leaves its draft, which `drafts` finds.
+
+    Raises:
+        OSError: the folder cannot be written; the old file is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is nothing
+            draft.unlink()
+
+
+def drafts(path: Path) -> list[Path]:
+    """What killed writers of `path` left, and what others write now."""
+    start = f".{path.name}."
+    return [p for p in path.parent.iterdir() if p.name.startswith(start) and p.suffix == ".tmp"]
+
+
+def sync(path: Path) -> None:
+    """Make a file, or what was renamed and removed in a folder, durable.
+
+    Raises:
+        OSError: the disk says no.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
