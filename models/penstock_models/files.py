@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+DRAFT_S = 3600.0
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -15,7 +20,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which takes the place of `path` when the block ends, and leaves nothing when it raises.
 
     Makes the folder. Safe for several writers: each has a draft of its own, and the last one counts. A killed writer
-    leaves its draft, which `drafts` finds.
+    leaves its draft, for `sweep`.
 
     Raises:
         OSError: the folder cannot be written; the old file is as it was.
@@ -34,10 +39,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             draft.unlink()
 
 
-def drafts(path: Path) -> list[Path]:
-    """What killed writers of `path` left, and what others write now."""
-    start = f".{path.name}."
-    return [p for p in path.parent.iterdir() if p.name.startswith(start) and p.suffix == ".tmp"]
+def sweep(folder: Path) -> None:
+    """Remove the drafts of killed writers; one that is younger than `DRAFT_S` may be somebody's work. Never raises."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _DRAFT.fullmatch(path.name) and time.time() - path.lstat().st_mtime > DRAFT_S:
+                path.unlink()
 
 
 def sync(path: Path) -> None:

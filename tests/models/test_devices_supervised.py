@@ -515,6 +515,15 @@ async def test_close_ends_a_build(box: Box, tmp_path: Path) -> None:
     assert ModelCache(tmp_path).find(key) is None
 
 
+async def test_cancelled_while_its_time_is_noted_it_leaves_no_host(box: Box, tmp_path: Path) -> None:
+    builds = Builds("made", ["trt"], ModelCache(tmp_path), box.open)
+    opening = asyncio.create_task(builds.open(("trt",), "it is preferred"))
+    await until(lambda: bool(box.hosts))
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled() and box.open_hosts == []
+
+
 def test_build_times_are_bounded_and_survive_a_broken_file(tmp_path: Path) -> None:
     times = BuildTimes(tmp_path / "new" / TIMES)
     assert times.get("a") is None

@@ -177,7 +177,7 @@ async def test_each_bad_version_is_named_and_the_old_one_answers(tmp_path: Path)
         bundle(here.store, 1, 10.0, golden=10.0)
         await here.until(lambda: here.available() == {1})
         bundle(here.store, 2, 20.0, golden=99.0)
-        await here.until(lambda: any("m:2 bundle" in line for line in here.threads.failures))
+        await here.until(lambda: any("m:2 golden" in line for line in here.threads.failures))
         bundle(here.store, 3, 30.0, output="z")  # the manifest renames a tensor
         await here.until(
             lambda: any(

@@ -179,6 +179,14 @@ async def test_the_folder_is_bounded_and_swept(tmp_path: Path) -> None:
     assert (await small.stage(second)).digest == second.digest
 
 
+@pytest.mark.parametrize(
+    "digest", ["", "sha256:", "sha256:" + "a" * 300, "sha256:../../x", "sha256:\0", "sha256:\udcff"]
+)
+def test_a_digest_that_is_none_finds_nothing(area: Staging, digest: str) -> None:
+    """A record that somebody wrote in says what it likes."""
+    assert area.find(digest, "") is None
+
+
 async def test_a_disk_that_says_no_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "staging").write_text("a file where the folder should be")
     with pytest.raises((UsageError, OSError)) as caught:
@@ -348,6 +356,17 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     file.save(Record())
     assert file.load() == (Record(), "")
     assert [p.name for p in (tmp_path / "state").iterdir()] == ["versions.json"]
+
+
+def test_drafts_of_killed_writers_go_once_they_are_old(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path / "versions.json")
+    old, young = (tmp_path / f".versions.json.{number:08x}.tmp" for number in range(2))
+    for draft in (old, young):
+        draft.write_text("half")
+    os.utime(old, (0, 0))
+    (tmp_path / ".other.tmp").write_text("somebody else's")
+    assert file.load() == (Record(), "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp", young.name]
 
 
 @pytest.mark.parametrize(

@@ -409,6 +409,14 @@ def test_the_environment_stays_outside() -> None:
     assert all(Path(place).is_absolute() for place in inner["PYTHONPATH"].split(os.pathsep))
 
 
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    path = vetted_files.bundle(tmp_path, vetted_files.doubler())
+    odd = path.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.bundle")))
+    assert vet_blocking(odd).ok
+    odd.write_bytes(b"no bundle")
+    assert vet_blocking(odd).reason == "bundle"
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that everybody may read."""

@@ -11,6 +11,7 @@ at once, also by several processes). Here it gets its words and its clock.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Sequence
@@ -98,7 +99,11 @@ class Builds:
         began = time.monotonic()
         host = await self._open_host(devices, reason)
         if self._slow.intersection(devices):
-            self._note(self._key(devices[0]), time.monotonic() - began)
+            try:
+                await asyncio.to_thread(self._note, self._key(devices[0]), time.monotonic() - began)
+            except asyncio.CancelledError:
+                await host.close()
+                raise
         return host
 
     def progress(self, supervision: Supervision) -> list[Progress]:

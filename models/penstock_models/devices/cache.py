@@ -88,6 +88,8 @@ class ModelCache:
     def find(self, key: CacheKey) -> Entry | None:
         """The entry of exactly this key, every byte verified; one that is broken is dropped."""
         place = self.folder / key.name
+        if not place.exists():
+            return None  # what is published from now on stays
         header = _read_header(place)
         if header is None or header.key != key or not _holds(place, header.files):
             self.drop(key)

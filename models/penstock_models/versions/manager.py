@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from asyncio import TaskGroup
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from penstock_models.errors import TemporaryError, UsageError
 from penstock_models.versions import status
@@ -18,7 +18,7 @@ from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.keeper import Keeper
 from penstock_models.versions.life import Life
 from penstock_models.versions.memory import Evict, Refuse, Returned
-from penstock_models.versions.model import Model, Wishes, used_digests
+from penstock_models.versions.model import Model, used_digests
 from penstock_models.versions.offers import Offers, Source
 from penstock_models.versions.record import RecordFile
 from penstock_models.versions.retry import Failure, classify
@@ -43,6 +43,7 @@ class VersionManager:
         self._offers = Offers()
         self._wake = asyncio.Event()  # something happened: think again
         self._look = asyncio.Event()  # look at the source before its time
+        self._wishing = asyncio.Lock()
         self._busy = False
         self._evicting = 0
 
@@ -70,10 +71,7 @@ class VersionManager:
             UsageError: no such model or label name, or the version is not available; the label stays.
             TemporaryError: `disk`: it could not be recorded; the label stays.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.move_label(label, version)
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.move_label(label, version))
 
     async def remove_label(self, name: str, label: str) -> None:
         """Take a label away.
@@ -81,10 +79,7 @@ class VersionManager:
         Raises:
             UsageError, TemporaryError: as `set_label`.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.remove_label(label)
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.remove_label(label))
 
     async def ask(self, name: str, version: int) -> None:
         """Want a version beside those of the policy; it survives a restart once this returns.
@@ -93,10 +88,7 @@ class VersionManager:
             UsageError: no such model or version.
             TemporaryError: `disk`: it could not be recorded, and is not wanted.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.ask(version, self._clock.now())
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.ask(version, self._clock.now()))
 
     async def take_back(self, name: str, version: int) -> None:
         """Want a version no more than the policy does.
@@ -104,10 +96,7 @@ class VersionManager:
         Raises:
             UsageError, TemporaryError: as `ask`.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.take_back(version)
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.take_back(version))
 
     def want(self, name: str, version: int | None = None) -> None:
         """Somebody asked in vain: load what is parked. Of an unknown model: nothing."""
@@ -291,22 +280,24 @@ class VersionManager:
         self._steps.tell_failure(life)
         self._wake.set()
 
-    async def _make_durable(self, model: Model, before: Wishes) -> None:
-        """Write what was wished, or undo it."""
-        try:
-            await self._keeper.save()
-        except OSError as error:
-            model.restore(before)
-            raise TemporaryError(
-                "disk", f"{model.name}: not changed, as it cannot be recorded: {error}"
-            ) from error
-        finally:
-            self._wake.set()
-
-    def _model(self, name: str) -> Model:
-        if name not in self._models:
-            raise UsageError(f"no model {name!r} is served; there are {', '.join(self._models) or 'none'}")
-        return self._models[name]
+    async def _wish(self, name: str, change: Callable[[Model], None]) -> None:
+        """Change a model and write that, or undo it. One after the other, as undoing one must not undo the next."""
+        async with self._wishing:
+            model = self._models.get(name)
+            if model is None:
+                raise UsageError(
+                    f"no model {name!r} is served; there are {', '.join(self._models) or 'none'}"
+                )
+            before = model.wishes()
+            change(model)
+            try:
+                await self._keeper.save()
+            except OSError as error:
+                model.restore(before)
+                text = f"{name}: not changed, as it cannot be recorded: {error}"
+                raise TemporaryError("disk", text) from error
+            finally:
+                self._wake.set()
 
 
 def _is_cancelled() -> bool:

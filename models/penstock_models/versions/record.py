@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock_models.files import replacing
+from penstock_models.files import replacing, sweep
 
 FORMAT = 1
 MAX_BYTES = 4 * 1024**2
@@ -60,6 +60,7 @@ class RecordFile:
 
     def load(self) -> tuple[Record, str]:
         """What was recorded, and "" or what is wrong with the file, in which case nothing was."""
+        sweep(self._path.parent)
         try:
             with self._path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)

@@ -65,12 +65,13 @@ class Staging:
             await self._copy(offer, making)
             return await in_thread(lambda _: self._publish(offer, making))
         finally:
-            making.unlink(missing_ok=True)
+            # To free what is large takes the disk its time.
+            await in_thread(lambda _: making.unlink(missing_ok=True))
 
     def find(self, digest: str, stamp: str) -> Staged | None:
         """The copy of that digest, verified again; None where there is none that is whole. Blocks on the disk."""
         path = self._path(digest)
-        if not digest or not path.is_file():
+        if not _COPY.fullmatch(path.name):  # also of a record, in which anything may stand
             return None
         with contextlib.suppress(PenstockError, OSError):
             bundle = open_bundle(path)

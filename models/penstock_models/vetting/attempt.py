@@ -123,12 +123,12 @@ class Attempt:
         request = Request(
             subject.kind,
             given,
-            str(subject.path),
+            _text(str(subject.path)),
             os.getpid(),
             limits.memory_bytes,
             limits.cpu_s,
             self._devices,
-            subject.name,
+            _text(subject.name),
             subject.version,
             out,
         )
@@ -159,12 +159,18 @@ class Attempt:
         if ended_by_itself:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_S)
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
         with self._lock:
-            process.wait()
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            self._process = None  # for `kill`, which must not wait until the kernel has its memory back
+        process.wait()
         assert process.stderr is not None
         process.stderr.close()
+
+
+def _text(name: str) -> str:
+    """A file's name may hold bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _opened(path: Path) -> int:

@@ -38,7 +38,7 @@ async def vet(
     Raises:
         UsageError: there is nothing at `path`, or it cannot be read.
     """
-    attempt = _attempt(Path(path), devices, limits, advance)
+    attempt = await asyncio.to_thread(_attempt, Path(path), devices, limits, advance)
     return await in_turn(attempt, attempt.run)
 
 
