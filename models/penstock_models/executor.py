@@ -198,7 +198,11 @@ class ThreadExecutor:
 
     def _discard(self, loaded: asyncio.Future[LoadedVersion]) -> None:
         """Nobody wants it any more."""
-        if not loaded.cancelled() and loaded.exception() is None:
+        if loaded.cancelled() or loaded.exception() is not None:
+            return
+        if self._closed:  # its threads are gone
+            loaded.result().servable.close()
+        else:
             self._jobs.put(Job(partial(_free, loaded.result().servable)))
 
     def _pass_over(self, job: Job[LoadedVersion]) -> None:

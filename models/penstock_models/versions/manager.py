@@ -8,9 +8,10 @@ goes wrong with one version touches no other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from asyncio import TaskGroup
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from penstock_models.errors import TemporaryError, UsageError
 from penstock_models.versions import status
@@ -203,24 +204,13 @@ class VersionManager:
         tasks.create_task(work, name=f"versions-{model.name}:{life.version}")
 
     async def _prepare(self, model: Model, life: Life) -> None:
-        try:
+        with self._trying(life):
             await self._steps.clean(used_digests(self._models.values()))
             staged, need = await self._steps.prepare(model, life)
             life.prepared(staged, need, self._clock.now())
-        except asyncio.CancelledError:
-            if not _is_cancelled():
-                self._fail(life, Failure("internal", "it was cancelled from within", False))
-                return
-            life.interrupted(self._clock.now())
-            raise
-        except Exception as error:  # whatever a version makes us raise is about this version
-            self._fail(life, classify(error))
-        finally:
-            self._busy = False
-            self._wake.set()
 
     async def _load(self, tasks: TaskGroup, model: Model, life: Life) -> None:
-        try:
+        with self._trying(life):
             verdict = await self._steps.admit(model, life, self._models.values())
             match verdict:
                 case Evict(victims=victims):
@@ -242,13 +232,18 @@ class VersionManager:
                     info = await self._steps.load(life)
                     life.loaded(info, self._clock.now())
                     self._steps.tell_available(life)
+
+    @contextlib.contextmanager
+    def _trying(self, life: Life) -> Iterator[None]:
+        """One step of a version. Whatever it makes us raise is about this version, and reaches no other."""
+        try:
+            yield
         except asyncio.CancelledError:
-            if not _is_cancelled():
-                self._fail(life, Failure("internal", "it was cancelled from within", False))
-                return
-            life.interrupted(self._clock.now())
-            raise
-        except Exception as error:  # as above
+            if _is_cancelled():
+                life.interrupted(self._clock.now())
+                raise
+            self._fail(life, Failure("internal", "it was cancelled from within", False))
+        except Exception as error:
             self._fail(life, classify(error))
         finally:
             self._busy = False
