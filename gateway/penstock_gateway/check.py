@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,7 +17,10 @@ from penstock_gateway.embedded import Address
 from penstock_gateway.mqtt import LinkOptions, Publish
 from penstock_gateway.topics import device_topic
 from penstock_models.errors import PenstockError
+from penstock_models.measure import solo_p95_ms
+from penstock_models.scheduling.runs import deadline_problem
 from penstock_models.store import open_version, resolve
+from penstock_models.vetting.vet import vet_blocking
 
 
 class RouteReport(msgspec.Struct, frozen=True):
@@ -50,6 +55,7 @@ async def examine(config: Config, broker: bool, queue: int) -> Report:
         queue: measure the broker's queue with so many messages; 0 leaves that out.
     """
     models, problems = await asyncio.to_thread(_models, config)
+    infeasible = [line for route in config.route if (line := _infeasible(route, models))]
     found: tuple[list[str], list[str]] = ([], [])
     if broker:
         try:
@@ -58,32 +64,54 @@ async def examine(config: Config, broker: bool, queue: int) -> Report:
             problems.append(f"broker: {error}")
     return Report(
         sources(config),
-        [_route(config, route, models.get(str(route.model), str(route.model))) for route in config.route],
+        [_route(config, route, models) for route in config.route],
         found[0],
-        [*config_warnings(config), *found[1]],
+        [*config_warnings(config), *infeasible, *found[1]],
         problems,
     )
 
 
-def _models(config: Config) -> tuple[dict[str, str], list[str]]:
-    """What each reference comes to, and what is wrong with those that come to nothing."""
+class Tried(NamedTuple):
+    """What a reference comes to, and what an item alone takes, 0 where that could not be measured."""
+
+    name: str
+    p95_ms: float
+
+
+def _models(config: Config) -> tuple[dict[str, Tried], list[str]]:
+    """What each reference comes to, and what is wrong with those that come to nothing.
+
+    A version is tried in a limited process first, as the gateway will do it.
+    """
     found, problems = {}, []
-    for reference in map(str, config.references):
+    for ref in config.references:
+        labelled = config.of_model(ref.name).labels.get(ref.label) if ref.label else None
         try:
-            bundle = open_version(resolve(config.models.path, reference))
+            path = resolve(config.models.path, f"{ref.name}:{labelled}" if labelled else str(ref))
+            verdict = vet_blocking(path, config.of_model(ref.name).devices)
+            verdict.require()
+            bundle = open_version(path)
+            name = f"{bundle.manifest.name}:{bundle.manifest.version} ({bundle.digest[:19]}…)"
+            found[str(ref)] = Tried(name, solo_p95_ms(path))
         except PenstockError as error:
             problems.append(str(error))
-        else:
-            found[reference] = f"{bundle.manifest.name}:{bundle.manifest.version} ({bundle.digest[:19]}…)"
     return found, problems
 
 
-def _route(config: Config, route: Route, model: str) -> RouteReport:
+def _infeasible(route: Route, models: Mapping[str, Tried]) -> str:
+    """Why the route's deadline cannot be met by a frame alone, "" where it can or nothing was measured."""
+    p95_ms = sum(models[str(ref)].p95_ms for ref in (route.model, *route.stages) if str(ref) in models)
+    why = deadline_problem(route.deadline_ms, p95_ms)
+    return f"route {route.index}: {why}" if why else ""
+
+
+def _route(config: Config, route: Route, models: Mapping[str, Tried]) -> RouteReport:
+    tried = models.get(str(route.model))
     where = f"{route.queue} frames or {route.queue_bytes} bytes: {route.on_full}"
     return RouteReport(
         index=route.index,
         subscription=connections.subscription(route, config.mqtt.share),
-        model=model,
+        model=tried.name if tried is not None else str(route.model),
         mode=route.mode,
         deadline_ms=route.deadline_ms,
         max_age_ms=route.max_age_ms,

@@ -47,7 +47,7 @@ def run(
         bool | None, typer.Option("--json/--text", help="Log JSON lines; left out: on no terminal.")
     ] = None,
 ) -> None:
-    """Run a gateway until SIGTERM, SIGHUP or Ctrl-C, then drain and leave.
+    """Run a gateway until SIGTERM or Ctrl-C, then drain and leave. SIGHUP reads the configuration again.
 
     \b
     Example:
@@ -66,13 +66,13 @@ def run(
 async def _run_until_signal(config: Config) -> None:
     from penstock_gateway import gateway
 
-    stop = asyncio.Event()
+    stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    # SIGHUP: a terminal that closes would otherwise end the gateway undrained.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
     try:
-        await gateway.run(config, stop)
+        await gateway.run(config, stop, reload=reload)
     except BaseExceptionGroup as group:
         raise _first(group) from group
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
+
+import msgspec
 
 from penstock_gateway import connections
 from penstock_gateway.admission import Admission
 from penstock_gateway.broker_check import Needs
-from penstock_gateway.config import Config
+from penstock_gateway.config import Config, load
 from penstock_gateway.connections import Plan, Watch
 from penstock_gateway.embedded import Address, embedded_broker
 from penstock_gateway.frames import Frame, Lane
@@ -30,6 +33,7 @@ from penstock_gateway.journal import Journal
 from penstock_gateway.ledger import Counts, Fate, Ledger
 from penstock_gateway.logs import Log
 from penstock_gateway.metrics import Tally
+from penstock_gateway.models import Core, frozen_keys, reference, wanted
 from penstock_gateway.mqtt import Link, LinkOptions, Publish
 from penstock_gateway.mqtt.link import MqttLink
 from penstock_gateway.receipts import Receipts
@@ -40,12 +44,10 @@ from penstock_gateway.streams import Streams
 from penstock_gateway.topics import gateway_topic
 from penstock_gateway.watchdog import Watchdog
 from penstock_gateway.wire import GatewayStatus, encode_stats, encode_status
-from penstock_models.executor import ThreadExecutor
-from penstock_models.items import Executor
-from penstock_models.scheduling.chain import Chains
+from penstock_models.errors import PenstockError
+from penstock_models.items import Outcome
 from penstock_models.scheduling.runs import VersionRun
-from penstock_models.scheduling.scheduler import Scheduler
-from penstock_models.store import resolve
+from penstock_models.serving.core import ServingCore, Settings
 
 DRAIN_S = 10.0
 FLUSH_S = 5.0
@@ -60,20 +62,24 @@ T = TypeVar("T")
 LinkMaker = Callable[[LinkOptions], Link]
 
 
-async def run(config: Config, stop: asyncio.Event, make_link: LinkMaker = MqttLink) -> None:
+async def run(
+    config: Config,
+    stop: asyncio.Event,
+    make_link: LinkMaker = MqttLink,
+    reload: asyncio.Event | None = None,
+) -> None:
     """Run a gateway until `stop` is set, then drain and leave.
 
     Args:
+        reload: when it is set, the configuration is read again.
         make_link: fills the seam towards MQTT.
 
     Raises:
         PenstockError: a model, the journal, the broker's address or a port is not usable; nothing was subscribed then.
     """
     async with AsyncExitStack() as stack:
-        executor = ThreadExecutor(config.threads, max_pixels=config.limits.max_pixels)
-        stack.push_async_callback(executor.close)
-        models = await _unless(stop, _load(config, executor))
-        if models is None:
+        core = await stack.enter_async_context(_serving(config))
+        if not await _unless(stop, _started(core, config)):
             return
         broker = Address(config.mqtt.url.host, config.mqtt.url.port, "")
         if config.mqtt.url.embedded:
@@ -89,11 +95,11 @@ async def run(config: Config, stop: asyncio.Event, make_link: LinkMaker = MqttLi
         )
         for report in journal.opened.reports:
             log.warning("journal", report=report)
-        gateway = Gateway(config, executor, models, journal, broker, make_link)
+        gateway = Gateway(config, core, journal, broker, make_link)
         events.gateway = gateway
         gc.freeze()  # what was made so far stays: no collection walks 60,000 objects of modules for 30 ms again
         try:
-            await gateway.run(stop)
+            await gateway.run(stop, reload)
         finally:
             await gateway.close_books()
 
@@ -109,18 +115,29 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         stopping.cancel()
 
 
-async def _load(config: Config, executor: Executor) -> dict[str, VersionRun]:
-    """Load every model that a route names, once each; nothing else is served yet, so it happens in this process."""
-    models: dict[str, VersionRun] = {}
-    by_digest: dict[str, VersionRun] = {}
-    for reference in map(str, config.references):
-        path = await asyncio.to_thread(resolve, config.models.path, reference)
-        info = await executor.load(str(path), config.devices(reference.partition(":")[0]))
-        models[reference] = by_digest.setdefault(info.digest, VersionRun(info))
+@asynccontextmanager
+async def _serving(config: Config) -> AsyncIterator[ServingCore]:
+    """The serving core of a configuration, at work; when it fails, so does what is inside."""
+    settings = Settings(config.models.path, config.state, config.threads, config.limits.max_pixels)
+    core = ServingCore(settings, lambda frame: frame.stream.lane.chain)
+    core.configure(wanted(config))
+    try:
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(core.run(), name="versions")
+            yield core
+            work.cancel()
+    finally:
+        await core.close()
+
+
+async def _started(core: ServingCore, config: Config) -> bool:
+    """Wait for every model that a route names; nothing else is served yet, so they are loaded in this process."""
+    await core.started(reference(ref) for ref in config.references)
+    for info in (run.info for run in core.runs):
         log.info(
             "loaded", model=info.name, version=info.version, placement=info.placement, p50_ms=info.p50_ms
         )
-    return models
+    return True
 
 
 class _JournalEvents:
@@ -151,8 +168,7 @@ class Gateway:
     def __init__(
         self,
         config: Config,
-        executor: Executor,
-        models: dict[str, VersionRun],
+        core: Core,
         journal: Journal,
         broker: Address,
         make_link: LinkMaker,
@@ -163,19 +179,22 @@ class Gateway:
         self._checkpointed: tuple[int, ...] = ()
         self._told = b""
         self._watchdog = Watchdog()
-        runs = list(dict.fromkeys(models.values()))
+        self._core = core
         tally = Tally()
         self._links = self._connect(config, broker, make_link)
         control, results_link = self._links["control"][2], self._links["results"][2]
-        self._health = Health(executor, [run.info for run in runs], self.publish_status)
+        self._health = Health(core.executor, lambda: [run.info for run in core.runs], self.publish_status)
         self._receipts = Receipts(control, tally, lambda stream: self.intake.passed(stream))
         self._results = Results(results_link, journal, self._books.journalled, tally, self._let_go)
-        chains = Chains(self._results.outcomes, self._settle, lambda frame: frame.stream.lane.chain)
-        self._scheduler = Scheduler(executor, config.threads, chains.outcomes, chains.settled)
-        chains.scheduler = self._scheduler
-        self._scheduler.runs.extend(runs)
+        core.own(self)
+        core.on_news = self.publish_status
+        self._scheduler = core.scheduler
         self._lanes = [
-            Lane(route, models[str(route.model)], [models[str(stage)] for stage in route.stages])
+            Lane(
+                route,
+                core.target(reference(route.model)),
+                [core.target(reference(stage)) for stage in route.stages],
+            )
             for route in config.route
         ]
         limits, mqtt = config.limits, config.mqtt
@@ -194,14 +213,24 @@ class Gateway:
         links = {name: (watch, link) for name, (_, watch, link) in self._links.items()}
         self._refusals = Refusals({name: link for name, (_, link) in links.items()}, self.publish_status)
         self._views = Views(
-            Parts(self._books.ledger, self._lanes, runs, links, journal, self._health, self._refusals, tally)
+            Parts(self._books.ledger, self._lanes, core, links, journal, self._health, self._refusals, tally)
         )
 
-    async def run(self, stop: asyncio.Event) -> None:
+    def outcomes(self, run: VersionRun, batch: list[Frame], outcomes: Sequence[Outcome]) -> None:
+        """A batch was answered; for the core."""
+        self._results.outcomes(run, batch, outcomes)
+
+    def settled(self, frames: list[Frame], fate: Fate) -> None:
+        """Settle what was not run. A journalled frame outlives a shutdown: the next start carries it over."""
+        if fate == ("dropped", "shutdown"):
+            frames = [frame for frame in frames if not frame.row]
+        self._results.settle(frames, fate)
+
+    async def run(self, stop: asyncio.Event, reload: asyncio.Event | None = None) -> None:
         """Serve until `stop`, then leave in order."""
         http, token = self._config.http, self._config.http.token_file
         tokens = token.tokens() if token else ()
-        async with serve(self._views, str(http.listen), tokens), asyncio.TaskGroup() as group:
+        async with serve(self._views, str(http.listen), tokens, self.reload), asyncio.TaskGroup() as group:
             scheduler = group.create_task(self._scheduler.run(), name="scheduler")
             tasks = [
                 group.create_task(work, name=name)
@@ -212,6 +241,7 @@ class Gateway:
                     ("stats", self._every(STATS_S, self._publish_stats)),
                     ("checkpoint", self._every(CHECKPOINT_S, self._checkpoint)),
                     ("watchdog", self._watchdog.run()),
+                    ("reload", self._reload_on(reload or asyncio.Event())),
                 )
             ]
             await self._carry()
@@ -221,6 +251,30 @@ class Gateway:
             await self._leave(links, scheduler)
             for task in (*tasks, *links.values()):
                 task.cancel()
+
+    def reload(self) -> list[str]:
+        """Read the configuration again, and take over what `[[model]]` says.
+
+        Returns:
+            The keys that differ and wait for a restart.
+
+        Raises:
+            UsageError: the file is wrong; everything stays as it was.
+        """
+        new = load(self._config.file, os.environ)
+        self._core.configure(wanted(msgspec.structs.replace(self._config, model=new.model)))
+        waiting = frozen_keys(self._config, new)
+        self._config = msgspec.structs.replace(self._config, model=new.model)
+        log.info("configuration reloaded", waiting_for_restart=waiting)
+        return waiting
+
+    async def _reload_on(self, reload: asyncio.Event) -> None:
+        while await reload.wait():
+            reload.clear()
+            try:
+                self.reload()
+            except PenstockError as error:
+                log.error("configuration not reloaded", reason=str(error))
 
     async def close_books(self) -> None:
         """End the journal's start: cleanly where it can still write."""
@@ -251,7 +305,7 @@ class Gateway:
         scheduler.cancel()
         await asyncio.wait((scheduler,))  # what runs has a fate before the last stats
         for run in self._scheduler.runs:
-            self._settle(run.queue.drain(), ("dropped", "shutdown"))
+            self.settled(run.queue.drain(), ("dropped", "shutdown"))
         self._receipts.send()
         await self._links["results"][2].flush(FLUSH_S)
         self._publish_stats()
@@ -298,12 +352,6 @@ class Gateway:
 
     def _let_go(self, frame: Frame) -> None:
         self.intake.let_go(frame)
-
-    def _settle(self, frames: list[Frame], fate: Fate) -> None:
-        """Settle what was not run. A journalled frame outlives a shutdown: the next start carries it over."""
-        if fate == ("dropped", "shutdown"):
-            frames = [frame for frame in frames if not frame.row]
-        self._results.settle(frames, fate)
 
     def _checkpoint(self) -> None:
         """Make the totals of what is not journalled durable, when they changed."""

@@ -27,7 +27,7 @@ class Health:
     """
 
     def __init__(
-        self, executor: Executor, models: Sequence[ServableInfo], on_change: Callable[[], None]
+        self, executor: Executor, models: Callable[[], Sequence[ServableInfo]], on_change: Callable[[], None]
     ) -> None:
         self._executor = executor
         self._models = models
@@ -60,4 +60,4 @@ class Health:
             await asyncio.sleep(PERIOD_S)
 
     async def _wrong(self) -> list[ServableInfo]:
-        return [info for info in self._models if not await self._executor.probe(info.digest)]
+        return [info for info in self._models() if not await self._executor.probe(info.digest)]

@@ -16,9 +16,11 @@ import msgspec
 from aiohttp import web
 
 from penstock_gateway.wire import StatusPage
-from penstock_models.errors import UsageError
+from penstock_models.errors import PenstockError, UsageError
 
 OPEN = ("/healthz", "/readyz")
+
+Reload = Callable[[], list[str]]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -46,7 +48,7 @@ def _verdict(problems: list[str]) -> web.Response:
     return _json({"ok": not problems, "problems": problems}, status=503 if problems else 200)
 
 
-def _app(views: Views, tokens: Sequence[str]) -> web.Application:
+def _app(views: Views, tokens: Sequence[str], reload: Reload) -> web.Application:
     @web.middleware
     async def authorise(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -73,26 +75,35 @@ def _app(views: Views, tokens: Sequence[str]) -> web.Application:
             )
         return _json(page)
 
+    async def reload_config(_: web.Request) -> web.Response:
+        try:
+            waiting = reload()
+        except PenstockError as error:
+            return _json({"error": str(error)}, status=400)
+        return _json({"ok": True, "waiting_for_restart": waiting})
+
     app = web.Application(middlewares=[authorise], client_max_size=64 << 10)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/v1/status", status)
+    app.router.add_post("/v1/config/reload", reload_config)
     return app
 
 
 @asynccontextmanager
-async def serve(views: Views, listen: str, tokens: Sequence[str]) -> AsyncIterator[int]:
+async def serve(views: Views, listen: str, tokens: Sequence[str], reload: Reload) -> AsyncIterator[int]:
     """Serve the pages on `listen` (HOST:PORT) while the context is open; yields the port.
 
     Args:
         tokens: one of them must be shown, except for health and readiness; none: the pages are open.
+        reload: reads the configuration again; which keys wait for a restart.
 
     Raises:
         UsageError: the address cannot be bound.
     """
     host, _, port = listen.rpartition(":")
-    runner = web.AppRunner(_app(views, tokens), access_log=None)
+    runner = web.AppRunner(_app(views, tokens, reload), access_log=None)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host.strip("[]"), int(port))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from penstock_gateway.config import ModelRef
 from penstock_gateway.connections import Watch
 from penstock_gateway.frames import Lane
 from penstock_gateway.health import Health
 from penstock_gateway.journal import Journal
 from penstock_gateway.ledger import Counts, Ledger
 from penstock_gateway.metrics import Gauge, Metrics, Tally
+from penstock_gateway.models import Core
 from penstock_gateway.mqtt import Link
 from penstock_gateway.refusals import Refusals
 from penstock_gateway.starts import StartRecord
@@ -27,8 +29,8 @@ from penstock_gateway.wire import (
     StatusPage,
     bounded,
 )
-from penstock_models.scheduling.request import Flow
 from penstock_models.scheduling.runs import VersionRun, infeasible
+from penstock_models.versions import status as versions
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -36,7 +38,7 @@ class Parts(msgspec.Struct, frozen=True):
 
     ledger: Ledger
     lanes: Sequence[Lane]
-    models: Sequence[VersionRun]
+    core: Core
     links: Mapping[str, tuple[Watch, Link]]
     journal: Journal
     health: Health
@@ -53,7 +55,7 @@ class Views:
         self._since = time.time_ns() // 1_000_000
         self._state = ""
         self._told: dict[str, int] = {}
-        self._metrics = Metrics(parts.tally, parts.ledger.total, lambda: parts.models, self._gauges())
+        self._metrics = Metrics(parts.tally, parts.ledger.total, lambda: parts.core.runs, self._gauges())
         self.stopping = False
 
     @property
@@ -64,15 +66,18 @@ class Views:
         return self._parts.health.problems()
 
     def ready(self) -> list[str]:
-        """As `reasons`; the models are loaded before anything is subscribed."""
-        return [*self._troubles(), *(["stopping"] if self.stopping else [])]
+        """As `reasons`, as far as frames are not answered for it."""
+        return [*self._troubles(), *self._parts.core.unready(), *(["stopping"] if self.stopping else [])]
 
     def reasons(self) -> list[str]:
         """Why the gateway is degraded; empty when it is not."""
         journal = self._parts.journal
-        found = self._troubles()
+        found = [*self._troubles(), *self._parts.core.unready()]
+        runs = self._parts.core.runs
         found += [
-            f"route {lane.route.index}: {why}" for lane in self._parts.lanes if (why := _infeasible(lane))
+            f"route {lane.route.index}: {why}"
+            for lane in self._parts.lanes
+            if (why := _infeasible(lane, runs))
         ]
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
@@ -118,8 +123,9 @@ class Views:
             ledger=self.ledger(),
             starts=tuple(start_view(record) for record in parts.journal.opened.starts),
             streams={key: LedgerView.of(counts) for key, counts in streams.items()},
-            models=tuple(_model_view(model) for model in parts.models),
-            routes=tuple(_route_view(lane) for lane in parts.lanes),
+            models=tuple(view for model in parts.core.statuses() for view in _model_views(model)),
+            problems=tuple(parts.core.problems()),
+            routes=tuple(_route_view(lane, parts.core.runs) for lane in parts.lanes),
             links=tuple(watch.view(link) for watch, link in parts.links.values()),
         )
 
@@ -131,6 +137,13 @@ class Views:
 
     def _watches(self) -> Iterator[tuple[str, Watch]]:
         return ((name, watch) for name, (watch, _) in self._parts.links.items())
+
+    def _versions(self) -> Iterator[tuple[versions.ModelStatus, versions.VersionStatus]]:
+        return ((model, version) for model in self._parts.core.statuses() for version in model.versions)
+
+    def _returned(self) -> dict[str, float]:
+        back = self._parts.core.memory_returned()
+        return {one.name: one.fraction for one in back if one.fraction is not None}
 
     def _gauges(self) -> list[Gauge]:
         parts = self._parts
@@ -158,7 +171,23 @@ class Views:
                 ((str(lane.route.index),), lane.nbytes) for lane in parts.lanes
             ]),
             Gauge("penstock_queue_frames", "Frames that wait for a model.", ("model", "version"), lambda: [
-                ((model.info.name, str(model.info.version)), model.queue.waiting) for model in parts.models
+                ((model.info.name, str(model.info.version)), model.queue.waiting) for model in parts.core.runs
+            ]),
+            Gauge("penstock_model_available", "1 while a version serves.", ("model", "version"), lambda: [
+                ((model.name, str(v.version)), float(v.state == "available")) for model, v in self._versions()
+            ]),
+            Gauge("penstock_model_resident_bytes", "Memory that a version takes.", ("model", "version"), lambda: [
+                ((model.name, str(v.version)), v.bytes) for model, v in self._versions() if v.bytes
+            ]),
+            Gauge("penstock_model_load_seconds", "How long the last load took.", ("model", "version"), lambda: [
+                ((model.name, str(v.version)), v.load_ms / 1e3) for model, v in self._versions() if v.load_ms
+            ]),
+            Gauge("penstock_model_memory_returned", "Part of its memory that came back at the last unload.", ("version",), lambda: [
+                ((name,), fraction) for name, fraction in self._returned().items()
+            ]),
+            Gauge("penstock_shadow", "Copies by how the shadow compared.", ("model", "version", "shadow", "verdict"), lambda: [
+                ((name, str(live), str(shadow), verdict), n)
+                for (name, live, shadow), counts in parts.core.shadow_counts().items() for verdict, n in counts.items()
             ]),
             one("penstock_streams", "Known streams.", lambda: len(parts.ledger.streams)),
             one("penstock_journal_bytes", "Bytes of the journal in use.", lambda: parts.journal.bytes_used),
@@ -187,14 +216,27 @@ def _closed(counts: Counts) -> LedgerView:
     return msgspec.structs.replace(LedgerView.of(counts), in_flight=0)
 
 
-def _model_view(model: VersionRun) -> ModelStatus:
-    info = model.info
-    return ModelStatus(
-        name=info.name, version=info.version, digest=info.digest, state="available", placement=info.placement
-    )
+def _model_views(model: versions.ModelStatus) -> Iterator[ModelStatus]:
+    for version in model.versions:
+        yield ModelStatus(
+            name=model.name,
+            version=version.version,
+            digest=version.digest,
+            state=version.state,
+            placement=version.placement,
+            labels=version.labels,
+            since=version.since,
+            load_ms=round(version.load_ms, 1),
+            resident_bytes=version.bytes,
+            reason=version.reason,
+            error=version.error,
+            attempts=version.attempts,
+            next_try=version.next_try,
+            note=version.note,
+        )
 
 
-def _route_view(lane: Lane) -> RouteStatus:
+def _route_view(lane: Lane, runs: Sequence[VersionRun]) -> RouteStatus:
     route = lane.route
     return RouteStatus(
         index=route.index,
@@ -204,13 +246,17 @@ def _route_view(lane: Lane) -> RouteStatus:
         waiting=lane.frames,
         waiting_bytes=lane.nbytes,
         paused=lane.paused,
-        infeasible=_infeasible(lane) or None,
+        infeasible=_infeasible(lane, runs) or None,
     )
 
 
-def _infeasible(lane: Lane) -> str:
+def _infeasible(lane: Lane, runs: Sequence[VersionRun]) -> str:
     """Why the route's deadline cannot be met, "" where it can; what serves nothing now is left out."""
-    flow = Flow("", lane)
-    stages = lane.chain.stages if lane.chain is not None else ()
-    runs = [run for target in (lane.target, *stages) if (run := target.run_for(flow)) is not None]
-    return infeasible(lane.route.deadline_ms, runs)
+    found = [_serving(ref, runs) for ref in (lane.route.model, *lane.route.stages)]
+    return infeasible(lane.route.deadline_ms, [run for run in found if run is not None])
+
+
+def _serving(ref: ModelRef, runs: Sequence[VersionRun]) -> VersionRun | None:
+    """The version that a reference stands for by its number, else the newest; asking makes nothing load."""
+    named = [run for run in runs if run.info.name == ref.name and ref.version in (None, run.info.version)]
+    return max(named, key=lambda run: run.info.version, default=None)

@@ -179,13 +179,28 @@ class StartView(Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
-    """A servable; `placement` is where it was proven to run, null before that."""
+    """A version of a model. `placement` is where it was proven to run, null where it is not loaded.
+
+    `parked` versions are loaded when somebody asks for them. `reason` and `error` say why the last try to load it failed,
+    `next_try` when it is tried again; `note` what else there is to know, such as that its file has changed.
+    """
 
     name: str
     version: int
     digest: str
-    state: Annotated[str, _one_of("loading", "available", "unloading", "failed")]
+    state: Annotated[
+        str, _one_of("new", "preparing", "loading", "available", "unloading", "parked", "failed")
+    ]
     placement: str | None = None
+    labels: tuple[str, ...] = ()
+    since: int = 0
+    load_ms: float = 0.0
+    resident_bytes: int = 0
+    reason: str | None = None
+    error: str | None = None
+    attempts: int = 0
+    next_try: int | None = None
+    note: str | None = None
 
 
 class RouteStatus(Struct, frozen=True, kw_only=True):
@@ -231,6 +246,7 @@ class StatusPage(Struct, frozen=True, kw_only=True, tag_field="v", tag=1):
     starts: Annotated[tuple[StartView, ...], Meta(max_length=MAX_STARTS)] = ()
     streams: dict[str, LedgerView] = {}
     models: tuple[ModelStatus, ...] = ()
+    problems: tuple[str, ...] = ()
     routes: tuple[RouteStatus, ...] = ()
     links: tuple[LinkStatus, ...] = ()
 

@@ -158,18 +158,11 @@ class ServableInfo(msgspec.Struct, frozen=True):
 
 
 class Executor(Protocol):
-    """Runs batches of items on loaded versions: the seam between scheduling and inference."""
+    """Runs batches of items on loaded versions: the seam between scheduling and inference. Loading is its maker's business."""
 
     @property
     def degraded(self) -> Sequence[str]:
         """Why it does not run as it should, a line a reason; empty when all is well."""
-
-    async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
-        """Load one bundle (file or folder), prove its placement, run its golden samples.
-
-        Raises:
-            BundleError, RuntimeRefusal: with a reason that names the file and what to do.
-        """
 
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> Future[list[Outcome]]:
         """One call for a whole batch: decode, pre-process, run, post-process. As many outcomes as items, in order.
@@ -178,9 +171,6 @@ class Executor(Protocol):
         items without an answer are `failed: model_timeout` and `suspect`: of several, each deserves a run alone. The future may
         be cancelled: a batch that no thread took yet is then left out, another one runs on unheard.
         """
-
-    async def unload(self, digest: str) -> None:
-        """Let the runs of a version end within a bound, then free it. Of a version that is not loaded: nothing."""
 
     async def probe(self, digest: str) -> bool:
         """Run one golden sample (or zeros where the bundle has none) and say whether the answer was right."""

@@ -56,6 +56,11 @@ class Reference(msgspec.Struct, frozen=True):
     version: int | None = None
     label: str = ""
 
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.name}:{self.version}"
+        return f"{self.name}@{self.label}" if self.label else self.name
+
 
 def parse_reference(text: str) -> Reference:
     """Read NAME, NAME:VERSION or NAME@LABEL.

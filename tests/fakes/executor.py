@@ -22,9 +22,6 @@ class FakeExecutor:
         self.right = True
         self.deaf = False
 
-    async def load(self, path: str, devices: Sequence[str] = ()) -> ServableInfo:
-        raise AssertionError("the models of these tests are not loaded")
-
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
         done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         entry = (list(items), done)
@@ -46,9 +43,6 @@ class FakeExecutor:
                 done.set_exception(error)
         await turns()
 
-    async def unload(self, digest: str) -> None:
-        """Nothing is loaded."""
-
     async def probe(self, digest: str) -> bool:
         return self.right
 
@@ -65,4 +59,8 @@ async def turns(count: int = 4) -> None:
 def servable(
     name: str = "m", *, max_batch: int = 4, p50_ms: float = 0.01, stateful: bool = False
 ) -> ServableInfo:
-    return ServableInfo(name, 1, f"sha256:{name}", "fake:cpu", "anomaly", max_batch, stateful, p50_ms, 0)
+    """What a warm-up says of a model that takes so long an item."""
+    batch_ms = {2**n: p50_ms * 2**n for n in range(7)}
+    return ServableInfo(
+        name, 1, f"sha256:{name}", "fake:cpu", "anomaly", max_batch, stateful, p50_ms, 0, batch_ms=batch_ms
+    )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +29,14 @@ from penstock_gateway.journal import Entry, Journal
 from penstock_gateway.ledger import Counts, Fate
 from penstock_gateway.mqtt import Granted, LinkOptions, LinkState, Message, OnAcked, OnMessages, Publish
 from penstock_gateway.starts import Books, StartRecord, Totals, off_by
-from penstock_models.items import Executor, ServableInfo
+from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
+from penstock_models.serving.executor import VersionOptions
+from penstock_models.serving.front import Front
+from penstock_models.store import Reference
+from penstock_models.versions.config import ModelConfig
+from penstock_models.versions.memory import Returned
+from penstock_models.versions.status import ModelStatus, VersionStatus
 from tests.fakes.executor import FakeExecutor, servable, turns
 
 GRANTED = Granted(protocol=5, session_present=True)
@@ -211,6 +217,47 @@ class FakeJournal:
         return True
 
 
+class FakeCore:
+    """A serving core in which one version answers everything."""
+
+    def __init__(self, executor: FakeExecutor, info: ServableInfo, threads: int) -> None:
+        self.executor = executor
+        self.on_news: Callable[[], None] = lambda: None
+        self.front = Front(executor, threads, lambda frame: frame.stream.lane.chain, lambda run, flow: None)
+        self.scheduler = self.front.scheduler
+        self.runs = [VersionRun(info)]
+        self.scheduler.runs.extend(self.runs)
+        self.own = self.front.own
+        self.configured: list[ModelConfig] = []
+
+    def target(self, reference: Reference) -> VersionRun:
+        return self.runs[0]
+
+    def configure(self, models: Iterable[tuple[ModelConfig, VersionOptions]]) -> None:
+        self.configured = [config for config, _ in models]
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        views = [
+            VersionStatus(
+                run.info.version, run.info.digest, "available", True, 0, placement=run.info.placement
+            )
+            for run in self.runs
+        ]
+        return (ModelStatus(self.runs[0].info.name, tuple(views), {}),)
+
+    def unready(self) -> list[str]:
+        return []
+
+    def problems(self) -> list[str]:
+        return []
+
+    def shadow_counts(self) -> dict[tuple[str, int, int], dict[str, int]]:
+        return {("m", 1, 2): {"agreed": 3, "differed": 1}}
+
+    def memory_returned(self) -> list[Returned]:
+        return [Returned("m:1", 9_000_000, 0.9, "")]
+
+
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Wait until a condition about the gateway holds."""
     async with asyncio.timeout(timeout_s):
@@ -329,10 +376,9 @@ async def core(
         links.append(link)
         return link
 
-    run = VersionRun(info or servable())
-    models = {str(r.model): run for r in config.route}
     broker = Address("127.0.0.1", 1883, "")
-    gateway = Gateway(config, cast(Executor, executor), models, cast(Journal, journal), broker, make_link)
+    fake = FakeCore(executor, info or servable(), config.threads)
+    gateway = Gateway(config, fake, cast(Journal, journal), broker, make_link)
     journal.events.gateway = gateway
     made = Core(gateway, journal, executor, links)
     stop = asyncio.Event()

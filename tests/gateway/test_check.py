@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def test_a_model_that_is_not_there_is_a_problem(tmp_path: Path, config: Path) ->
     code, text = check(write(tmp_path, "nobody"))
     assert code == 1 and text.endswith("not ready to run\n")
     assert "problem: no model 'nobody' in " in text and "vibration:1" in text
+
+
+def test_a_deadline_that_no_frame_can_meet_is_named(tmp_path: Path, config: Path) -> None:
+    shutil.copy(DEMO / "yard-1.bundle", tmp_path / "bundles")
+    path = write(tmp_path, "yard")
+    path.write_text(path.read_text().replace('mode = "every"', 'mode = "every"\ndeadline_ms = 1'))
+    code, text = check(path)
+    assert code == 0 and re.search(r"warning: route 0: deadline_infeasible: 1 ms < p95 [1-9]\d* ms", text)
 
 
 def test_for_machines(tmp_path: Path, config: Path) -> None:

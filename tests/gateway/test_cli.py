@@ -26,7 +26,7 @@ model = "vibration"
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_the_gateway(tmp_path: Path, number: signal.Signals) -> None:
     with mosquitto() as broker:
         text = CONFIG.format(url=broker.url, models=ROOT / "models" / "penstock_models" / "demo")

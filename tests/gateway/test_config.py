@@ -139,7 +139,7 @@ devices = ["cuda", "cpu"]
         ModelRef("person", 7),
         ModelRef("ad", label="stable"),
     )
-    assert (config.devices("person"), config.devices("ad")) == (("cuda", "cpu"), ())
+    assert (config.of_model("person").devices, config.of_model("ad").devices) == (("cuda", "cpu"), ())
 
 
 @pytest.mark.parametrize(

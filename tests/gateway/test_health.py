@@ -22,7 +22,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> FakeExecutor:
 
 async def test_a_wrong_answer_is_told_once_and_taken_back(executor: FakeExecutor) -> None:
     changes: list[list[str]] = []
-    probe = Health(executor, MODELS, lambda: changes.append(probe.degraded))
+    probe = Health(executor, lambda: MODELS, lambda: changes.append(probe.degraded))
     task = asyncio.create_task(probe.run())
     executor.right = False
     await until(lambda: len(changes) == 1)
@@ -40,7 +40,7 @@ async def test_a_wrong_answer_is_told_once_and_taken_back(executor: FakeExecutor
 
 async def test_threads_that_hang_degrade_and_do_not_fail_health(executor: FakeExecutor) -> None:
     changes: list[list[str]] = []
-    probe = Health(executor, MODELS, lambda: changes.append(probe.degraded))
+    probe = Health(executor, lambda: MODELS, lambda: changes.append(probe.degraded))
     executor.degraded = ("a: 1 of at most 4 threads hang in its runs",)
     task = asyncio.create_task(probe.run())
     await until(lambda: bool(changes))
@@ -51,6 +51,6 @@ async def test_threads_that_hang_degrade_and_do_not_fail_health(executor: FakeEx
 
 @pytest.mark.parametrize(("age_s", "healthy"), [(0.0, True), (FRESH_S - 1, True), (FRESH_S + 1, False)])
 def test_a_probe_that_nobody_answers_counts_after_thirty_seconds(age_s: float, healthy: bool) -> None:
-    probe = Health(FakeExecutor(), MODELS, lambda: None)
+    probe = Health(FakeExecutor(), lambda: MODELS, lambda: None)
     probe._answered -= age_s
     assert (probe.problems() == []) == healthy

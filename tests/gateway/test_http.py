@@ -64,13 +64,13 @@ async def get(port: int, path: str, token: str = "") -> tuple[int, str]:
 )
 async def test_who_sees_what(path: str, token: str, open_pages: int, guarded: int) -> None:
     for tokens, status in (((), open_pages), (TOKENS, guarded)):
-        async with serve(Pages(), "127.0.0.1:0", tokens) as port:
+        async with serve(Pages(), "127.0.0.1:0", tokens, list) as port:
             assert (await get(port, path, token))[0] == status
 
 
 async def test_health_and_readiness_say_why_not() -> None:
     pages = Pages()
-    async with serve(pages, "127.0.0.1:0", ()) as port:
+    async with serve(pages, "127.0.0.1:0", (), list) as port:
         pages.ill = ["no probe was answered for 31 s"]
         pages.missing = ["link control: connecting"]
         for path, problems in (("/healthz", pages.ill), ("/readyz", pages.missing)):
@@ -80,9 +80,9 @@ async def test_health_and_readiness_say_why_not() -> None:
 
 
 async def test_a_taken_port_is_a_usage_error() -> None:
-    async with serve(Pages(), "127.0.0.1:0", ()) as port:
+    async with serve(Pages(), "127.0.0.1:0", (), list) as port:
         with pytest.raises(UsageError, match=rf"listen = '127.0.0.1:{port}'"):
-            async with serve(Pages(), f"127.0.0.1:{port}", ()):
+            async with serve(Pages(), f"127.0.0.1:{port}", (), list):
                 pytest.fail("two servers on one port")
 
 

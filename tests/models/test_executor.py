@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_it_is_an_executor(executor: ThreadExecutor, tmp_path: Path) -> None:
     seam: Executor = executor
-    info = await seam.load(written(bundle(scaler()), tmp_path))
+    info = await executor.load(written(bundle(scaler()), tmp_path))
     assert (info.name, info.placement) == ("made", "onnxruntime:cpu")
     outcomes = await seam.run(info.digest, [floats(1, 2), floats(3)], 1.0)
     assert fates(outcomes) == ["ok", "rejected: shape"] and await seam.probe(info.digest)

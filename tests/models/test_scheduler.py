@@ -241,23 +241,19 @@ async def test_guilty_payloads_are_quarantined_once_the_version_has_proven_itsel
         assert isinstance(item.payload, Tensor)
         return guilty if item.payload.data == b"bad" else ANSWER
 
-    async with running(Desk()) as desk:
-        desk.submit("bad")
+    async def answered(*keys: str) -> None:
+        for key in keys:
+            desk.submit(key)
         desk.scheduler.kick()
-        await desk.executor.finish(answer)
-        desk.submit("bad")
-        assert desk.settled == []  # it never answered anybody: the version may be broken itself
-        for name in "abc":
-            desk.submit(name)
-        desk.scheduler.kick()
-        await desk.executor.finish(answer)
-        for name in "abc":
-            desk.submit(name)
-            desk.scheduler.kick()
+        while desk.executor.running:
             await desk.executor.finish(answer)
-        desk.submit("bad")
-        desk.scheduler.kick()
-        await desk.executor.finish(answer)
+
+    async with running(Desk()) as desk:
+        await answered("bad")
+        await answered("bad")  # it never answered anybody: the version may be broken itself
+        assert desk.settled == []
+        await answered("a", "b", "c")
+        await answered("bad")
         assert [outcome for key, outcome in desk.done if key == "bad"] == [guilty] * 3
         desk.submit("bad")
         desk.submit("good")

@@ -15,7 +15,7 @@ def taught(alpha: float, beta: float, noise: float = 0.05, runs: int = 300, seed
     times = BatchTime({1: alpha + beta})
     for now in range(runs):
         n = chance.choice([1, 2, 3, 4, 6, 8])
-        times.ran(n, (alpha * n + beta) * chance.lognormvariate(0, noise), float(now))
+        times.ran(n, (alpha * n + beta) * chance.lognormvariate(0, noise), now / 100)
     return times
 
 
@@ -43,7 +43,7 @@ def test_the_upper_quantile_is_rarely_exceeded_and_not_far_off() -> None:
         n = chance.choice([1, 2, 4])
         took = (0.002 * n + 0.001) * chance.lognormvariate(0, 0.2)
         over += took > times.upper(n)
-        times.ran(n, took, now)
+        times.ran(n, took, 3 + now / 100)
     assert over / runs < 0.04
     assert times.upper(2) < 2 * times.mean(2)
 
@@ -51,8 +51,8 @@ def test_the_upper_quantile_is_rarely_exceeded_and_not_far_off() -> None:
 def test_small_batches_have_a_quantile_of_their_own() -> None:
     times = BatchTime({1: 0.001, 8: 0.008})
     for now in range(100):
-        times.ran(1, 0.001 * (1.9 if now % 10 == 0 else 1.0), now)
-        times.ran(8, 0.008, now)
+        times.ran(1, 0.001 * (1.9 if now % 10 == 0 else 1.0), now / 100)
+        times.ran(8, 0.008, now / 100)
     assert times.upper(1) / times.mean(1) > 1.5 > 1.2 > times.upper(8) / times.mean(8)
 
 
@@ -101,6 +101,18 @@ def test_what_did_not_run_for_a_while_is_to_be_tried() -> None:
     assert not times.untried(5.0 + TRY_S / 2) and times.untried(5.0 + TRY_S)
 
 
+def test_what_was_slow_is_not_held_against_what_is_quick_for_long() -> None:
+    """Requests that cost a hundred times what the others do, on the same model: an upper quantile of what they took, and no
+    multiple of it, however the fit moves between the two kinds."""
+    times, chance = BatchTime({1: 0.001}), random.Random(5)
+    for now in range(2000):
+        times.ran(1, chance.choice([0.001, 0.1, 0.1, 0.05]), now / 20)
+        assert times.upper(1) < 0.2
+    for now in range(10):
+        times.ran(1, 0.001, 110.0 + now)
+    assert times.upper(1) < 0.002
+
+
 def test_after_a_slowdown_a_few_trials_bring_answers_back() -> None:
     """A deadline of 20 ms, a model of 5 ms that takes 100 ms for a while: how many trials until it is believed again."""
     times = taught(0.005, 0.0)
@@ -116,7 +128,7 @@ def test_after_a_slowdown_a_few_trials_bring_answers_back() -> None:
 def test_solo_p95_is_what_95_of_100_take() -> None:
     times, chance = BatchTime({1: 0.1}), random.Random(3)
     for now in range(200):
-        times.ran(1, 0.1 * chance.uniform(0.9, 1.1), now)
+        times.ran(1, 0.1 * chance.uniform(0.9, 1.1), now / 100)
     assert 0.105 < times.solo_p95() < 0.125
 
 
@@ -135,7 +147,22 @@ def test_solo_p95_is_what_95_of_100_take() -> None:
 def test_a_batch_is_bounded_in_time_and_items_and_shared_among_the_slots(
     warm: dict[int, float], waiting: int, slots: int, limit: int
 ) -> None:
-    assert batch_limit(BatchTime(warm), waiting, slots) == limit
+    times = BatchTime(warm)
+    times.largest = 64
+    assert batch_limit(times, waiting, slots) == limit
+
+
+def test_batches_grow_by_doubling_after_a_run_that_took_far_longer() -> None:
+    times = BatchTime({1: 0.001, 8: 0.008})
+    assert batch_limit(times, 100, 1) == 8
+    times.ran(8, 0.008, 0.0)
+    assert batch_limit(times, 100, 1) == 16
+    times.ran(16, 0.5, 0.1)
+    sizes = []
+    for now in range(4):
+        sizes.append(batch_limit(times, 100, 1))
+        times.ran(sizes[-1], 0.001 * sizes[-1], 1.0 + now)
+    assert sizes == [1, 2, 4, 8]
 
 
 @given(alpha=st.floats(1e-4, 1.0), ratio=st.floats(0.0, 50.0), limit=st.integers(1, 64))

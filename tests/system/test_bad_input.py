@@ -258,13 +258,21 @@ def test_a_topic_that_is_no_text_costs_its_publisher_the_connection(scene: Scene
 
 
 @pytest.mark.parametrize("turn", range(3))
-def test_a_model_that_raises_fails_one_frame(scene: Scene, turn: int) -> None:
-    scene.refused("picky", bad.floats(99, 2, 3, 4), "failed: model_error", content_type=TENSOR)
+def test_a_model_that_raises_fails_one_frame_and_does_not_run_it_again(scene: Scene, turn: int) -> None:
+    for n in range(3):  # it works otherwise
+        assert scene.ask("picky", bad.floats(1, turn, n, 4), content_type=TENSOR)["status"] == "ok"
+    guilty = bad.floats(99, turn, 3, 4)
+    scene.refused("picky", guilty, "failed: model_error", content_type=TENSOR)
+    scene.refused("picky", guilty, "rejected: quarantined", content_type=TENSOR)
 
 
 @pytest.mark.parametrize("turn", range(2))
-def test_a_model_that_hangs_fails_one_frame(scene: Scene, turn: int) -> None:
-    scene.refused("patient", bad.floats(1e12, 2, 3, 4), "failed: model_timeout", content_type=TENSOR)
+def test_a_model_that_hangs_fails_one_frame_and_does_not_run_it_again(scene: Scene, turn: int) -> None:
+    for n in range(3):
+        assert scene.ask("patient", bad.floats(1, turn, n, 4), content_type=TENSOR)["status"] == "ok"
+    guilty = bad.floats(1e12, turn, 3, 4)
+    scene.refused("patient", guilty, "failed: model_timeout", content_type=TENSOR)
+    scene.refused("patient", guilty, "rejected: quarantined", content_type=TENSOR)
 
 
 def test_only_the_guilty_frames_of_a_burst_fail(store: Path, tmp_path: Path) -> None:

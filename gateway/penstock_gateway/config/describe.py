@@ -75,7 +75,8 @@ def _bare(info: inspect.Type) -> inspect.Type:
 def _without_none(info: inspect.Type) -> inspect.Type:
     info = _bare(info)
     if isinstance(info, inspect.UnionType):
-        return next(_bare(t) for t in info.types if not isinstance(_bare(t), inspect.NoneType))
+        kinds = [bare for t in info.types if not isinstance(bare := _bare(t), inspect.NoneType)]
+        return kinds[0] if len(kinds) == 1 else inspect.UnionType(tuple(kinds))
     return info
 
 
@@ -83,8 +84,14 @@ def _words(info: Any) -> str:
     match info:
         case inspect.IntType():
             return f"an integer of {info.ge} to {info.le}"
-        case inspect.FloatType():
+        case inspect.FloatType() if info.gt is not None:
             return f"a number above {info.gt:g} and up to {info.le:g}"
+        case inspect.UnionType():
+            return " or ".join(_words(kind) for kind in info.types)
+        case inspect.DictType():
+            return f"a table, each {_words(_bare(info.value_type))}"
+        case inspect.FloatType():
+            return "a number"
         case inspect.LiteralType():
             return "one of " + ", ".join(f"`{value}`" for value in info.values)
         case inspect.VarTupleType():
@@ -106,10 +113,10 @@ def _meaning(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if required(field):
         return "required"
+    if field.default_factory is dict or field.default in (None, (), "", {}):
+        return "none"
     if field.default is msgspec.NODEFAULT:
         return "the cores"
-    if field.default is None or field.default == ():
-        return "none"
     value = field.default
     shown = (
         ", ".join(value)

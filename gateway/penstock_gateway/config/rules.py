@@ -5,7 +5,8 @@ A rule yields `(key, message)`; the reader adds the place of the key and raises 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from penstock_gateway.config.tree import Config, Route
 from penstock_gateway.config.values import SecretFile
 from penstock_gateway.topics import TopicFilter, is_topic, own_filters, root_problem
 from penstock_models.errors import UsageError
+from penstock_models.store import check_label
+from penstock_models.versions.policy import parse_policy
+from penstock_models.versions.split import check_split, check_target
 
 Problem = tuple[str, str]
 
@@ -161,6 +165,22 @@ def _models(config: Config) -> Iterator[Problem]:
                 f"{model.name!r} stands in an earlier [[model]] already: join the two",
             )
         seen.add(model.name)
+        judges: dict[str, Callable[[], object]] = {
+            "policy": partial(parse_policy, model.policy),
+            "labels": partial(_check_labels, model.labels),
+            "split": partial(check_split, model.split),
+            "shadow": partial(check_target, model.shadow or "none"),
+        }
+        for name, judge in judges.items():
+            try:
+                judge()
+            except UsageError as error:
+                yield f"model[{number}].{name}", str(error)
+
+
+def _check_labels(labels: dict[str, int]) -> None:
+    for label in labels:
+        check_label(label)
 
 
 def check(config: Config) -> None:

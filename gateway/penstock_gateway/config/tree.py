@@ -17,6 +17,7 @@ from msgspec import Meta
 from penstock_gateway.config.values import Address, BrokerUrl, ModelRef, SecretFile
 from penstock_gateway.formats import MAX_DIM, MAX_DIMS, ContentType, Dtype, Profile
 from penstock_gateway.topics import TopicFilter
+from penstock_models.manifest_rules import MAX_VERSION
 
 MAX_WAIT_MS = 24 * 3600 * 1000
 MAX_AGE_MS = 366 * MAX_WAIT_MS
@@ -25,6 +26,7 @@ MAX_BYTES = 1 << 44
 NameText = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
 ModelName = Annotated[str, Meta(pattern=r"\A[a-z0-9_-]{1,64}\Z")]
 ReferenceText = Annotated[str, Meta(pattern=r"\A[a-z0-9_-]{1,64}(:[1-9][0-9]{0,18}|@[a-z0-9_-]{1,64})?\Z")]
+VersionNumber = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 Milliseconds = Annotated[int, Meta(ge=1, le=MAX_WAIT_MS)]
 Dimension = Annotated[int, Meta(ge=1, le=MAX_DIM)]
 Shape = Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=MAX_DIMS)]
@@ -154,8 +156,39 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     devices: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
         Meta(max_length=16),
-        doc("devices to try, best first; left out: what the box proves, then the CPU"),
+        doc("devices to try, best first; left out: the CPU"),
     ] = ()
+    policy: Annotated[
+        str | Annotated[tuple[VersionNumber, ...], Meta(min_length=1, max_length=64)],
+        doc("which versions of the store are wanted: `latest:N`, `all`, or a list of numbers"),
+    ] = "latest:1"
+    transition: Annotated[
+        Literal["availability", "resource"],
+        doc("load a new version before the old one goes, or let the old one go first"),
+    ] = "availability"
+    labels: Annotated[
+        dict[str, VersionNumber],
+        doc("versions by label: what routes call `NAME@LABEL`; they are kept loaded"),
+    ] = {}
+    split: Annotated[
+        dict[str, float], doc("weights of versions or labels that share the streams of `NAME`")
+    ] = {}
+    shadow: Annotated[
+        str,
+        Meta(max_length=64),
+        doc("a version or label that gets copies and is compared; nobody gets its answers"),
+    ] = ""
+    cache_bytes: Annotated[
+        int,
+        Meta(ge=0, le=MAX_BYTES),
+        doc("answers that are kept for inputs that come again, as `cache`; 0: none"),
+    ] = 0
+    isolation: Annotated[
+        Literal["none", "process"] | None,
+        doc(
+            "`process`: each version in a process of its own; left out: where an accelerator is among the devices"
+        ),
+    ] = None
 
 
 def usable_cores() -> int:
@@ -188,6 +221,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         named = (ref for route in self.route for ref in (route.model, *route.stages))
         return tuple(dict.fromkeys(named))
 
-    def devices(self, name: str) -> tuple[str, ...]:
-        """The devices to try for a model, best first; empty where the file says none."""
-        return next((m.devices for m in self.model if m.name == name), ())
+    def of_model(self, name: str) -> ModelConfig:
+        """What the file says of a model."""
+        return next((m for m in self.model if m.name == name), ModelConfig(name=name))

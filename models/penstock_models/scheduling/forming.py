@@ -33,7 +33,7 @@ def batch_limit(times: BatchTime, waiting: int, slots: int) -> int:
     longest_s = max(BATCH_S, times.mean(1) + times.mean(0))  # twice what no batch can save
     fits = int((longest_s - times.mean(0)) / item_s)
     share = max(-(-waiting // slots), int(SHARED_S / item_s))
-    return max(1, min(share, fits, BATCH_ITEMS))
+    return max(1, min(share, fits, times.largest, BATCH_ITEMS))
 
 
 def least_efficient(times: BatchTime, limit: int) -> int:

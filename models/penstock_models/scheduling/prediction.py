@@ -1,9 +1,9 @@
 """How long a batch will take: α·n + β per version and device, and how much longer it takes at worst.
 
-α and β are fitted by least squares over the last runs, newer ones counting more, held in shape by the warm-up. Runs differ from the fit, small batches more than large ones, so what a
-deadline is compared with is the fit times an upper quantile of what the last runs of that bucket of sizes took of it. A
-run that was far off counts once three in a row say the same: then the machine has another speed, and what was learned at
-the old one is forgotten. Pure: time comes in as an argument.
+α and β are fitted by least squares over the last runs, newer ones counting more, held in shape by the warm-up. Runs differ
+from the fit, small batches more than large ones, so what a deadline is compared with is an upper quantile of what the last
+runs of that bucket of sizes took. A run that was far off counts once three in a row say the same: then the machine has
+another speed, and what was learned at the old one is forgotten. Pure: time comes in as an argument.
 
 A predictor that makes every request late would never be corrected by a run. So a version that has not run for `TRY_S`
 is tried with one request, late or not.
@@ -30,7 +30,10 @@ WINDOW = 64
 """Runs of a bucket that its quantile looks at."""
 
 FEW = 8
-"""With fewer runs than this a bucket goes by those of all buckets, and those by `UNKNOWN`."""
+"""With fewer runs than this a bucket goes by those of all buckets, and those by `UNKNOWN`. Older runs than `AGE_S` count
+only where there are no more."""
+
+AGE_S = 3.0
 
 UNKNOWN = 1.5
 
@@ -51,6 +54,9 @@ HANGS = 5.0
 class BatchTime:
     """Predicts the seconds of a batch of n requests of one version on one device.
 
+    `largest` is how large a batch may become on what is known: one of costly requests among cheap ones would hold a slot for
+    many times what was predicted, so batches grow by doubling after each run that took far longer.
+
     Args:
         warm: seconds of a batch by its size, as the warm-up measured them.
     """
@@ -61,10 +67,12 @@ class BatchTime:
         self._largest = max(*points, 8)
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of 1, n, n², t, n·t
         self._surprises: list[tuple[int, float]] = []
-        self._ratios: dict[int, deque[float]] = {}
-        self._all: deque[float] = deque(maxlen=WINDOW)
+        # (when, how many times what the warm-up's shape says), by bucket of sizes and of all
+        self._paces: dict[int, deque[tuple[float, float]]] = {}
+        self._all: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._upper: dict[int, float] = {}
         self._last_run = float("-inf")
+        self.largest = max(points)
 
     @property
     def item_s(self) -> float:
@@ -78,15 +86,18 @@ class BatchTime:
     def upper(self, n: int) -> float:
         """Seconds that it will hardly exceed: what a deadline is compared with."""
         bucket = n.bit_length()
-        ratio = self._upper.get(bucket)
-        if ratio is None:
-            ratio = self._upper[bucket] = max(1.0, _second_largest(self._known(bucket)))
-        return (self._alpha * n + self._beta) * ratio
+        pace = self._upper.get(bucket)
+        if pace is None:
+            pace = self._upper[bucket] = self._quantile(bucket)
+        alpha, beta = self._shape
+        return (alpha * n + beta) * pace
 
     def solo_p95(self) -> float:
         """Seconds that 95 of 100 requests alone take at most."""
-        ratios = sorted(self._known(1))
-        return self.mean(1) * (ratios[int(0.95 * (len(ratios) - 1))] if len(ratios) >= FEW else 1.0)
+        paces = self._known(1)
+        if len(paces) < FEW:
+            return self.mean(1)
+        return sum(self._shape) * paces[int(0.95 * (len(paces) - 1))]
 
     def untried(self, now: float) -> bool:
         """Nothing ran for so long that what is predicted needs a trial."""
@@ -101,30 +112,33 @@ class BatchTime:
     def ran(self, n: int, seconds: float, now: float, ended: bool = False) -> None:
         """Learn from a run. One that was `ended` at its limit tells of a slow model only when others do so too."""
         self._last_run = now
+        self.largest = max(self.largest, 2 * n)
         fit = max(self.mean(n), 1e-6)
         ratio = seconds / fit
+        if ended or ratio >= FAR:
+            self.largest = 1
         if not ended and 1 / FAR < ratio < FAR:
             self._surprises.clear()
             self._learn(n, seconds)
-        elif self._believed(n, seconds, ratio > 1):
-            ratio = 1.0
+        else:
+            self._believed(n, seconds, ratio > 1)
         if not ended:
-            self._note(n, ratio)
+            self._note(n, seconds, now)
 
-    def _believed(self, n: int, seconds: float, slower: bool) -> bool:
-        """Whether this surprise is one too many; then the fit starts anew from the last ones."""
+    def _believed(self, n: int, seconds: float, slower: bool) -> None:
+        """Where this surprise is one too many, the fit starts anew from the last ones."""
         if self._surprises and (self._surprises[-1][1] > self.mean(self._surprises[-1][0])) != slower:
             self._surprises.clear()
         self._surprises.append((n, seconds))
         if len(self._surprises) < CONFIRMED:
-            return False
+            return
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
-        self._ratios.clear()
+        self._paces.clear()
         self._all.clear()
+        self._upper.clear()
         for size, took in self._surprises:
             self._learn(size, took)
         self._surprises.clear()
-        return True
 
     def _learn(self, n: int, seconds: float) -> None:
         """Fit the last runs and, so that noise cannot turn the line, a little of the warm-up's shape at the speed of now."""
@@ -140,20 +154,31 @@ class BatchTime:
         self._alpha = min(max((snt - sn * st / s) / spread, 0.0), st / sn)
         self._beta = max((st - self._alpha * sn) / s, 0.0)
 
-    def _note(self, n: int, ratio: float) -> None:
+    def _note(self, n: int, seconds: float, now: float) -> None:
+        alpha, beta = self._shape
+        pace = now, seconds / (alpha * n + beta)
         bucket = n.bit_length()
-        ratios = self._ratios.get(bucket)
-        if ratios is None:
-            ratios = self._ratios[bucket] = deque(maxlen=WINDOW)
-        ratios.append(ratio)
-        self._all.append(ratio)
+        paces = self._paces.get(bucket)
+        if paces is None:
+            paces = self._paces[bucket] = deque(maxlen=WINDOW)
+        for window in (paces, self._all):
+            window.append(pace)
+            while len(window) > FEW and window[0][0] < now - AGE_S:
+                window.popleft()
         self._upper.clear()
 
+    def _quantile(self, bucket: int) -> float:
+        """The largest pace of the last runs; of a well filled window the second largest, quantile 0.98 of a full one: one run
+        that met something else does not count there."""
+        paces = self._known(bucket)
+        if len(paces) < FEW:
+            return UNKNOWN * self.mean(1) / sum(self._shape)
+        return max(paces[-1 if len(paces) < WINDOW // 2 else -2], self.mean(1) / sum(self._shape))
+
     def _known(self, bucket: int) -> list[float]:
-        own = self._ratios.get(bucket, ())
-        if len(own) >= FEW:
-            return list(own)
-        return list(self._all) if len(self._all) >= FEW else [UNKNOWN]
+        """The paces of a bucket's runs, ascending; of all runs where it has few."""
+        own = self._paces.get(bucket, ())
+        return sorted(pace for _, pace in (own if len(own) >= FEW else self._all))
 
 
 def _line(points: Mapping[int, float]) -> tuple[float, float]:
@@ -166,8 +191,3 @@ def _line(points: Mapping[int, float]) -> tuple[float, float]:
     alpha = sum((n - mean_n) * (t - mean_t) for n, t in points.items()) / spread
     alpha = min(max(alpha, 0.0), mean_t / mean_n)
     return alpha, mean_t - alpha * mean_n
-
-
-def _second_largest(ratios: list[float]) -> float:
-    """Of a full window the quantile 0.98: one run that met something else does not count."""
-    return sorted(ratios)[-2] if len(ratios) > 1 else ratios[0]

@@ -98,7 +98,11 @@ class VersionRun:
 
 def infeasible(deadline_ms: float, runs: Sequence[VersionRun]) -> str:
     """Why a deadline cannot be met even by a request alone that these run one after the other, "" where it can."""
-    p95_ms = sum(run.times.solo_p95() for run in runs) * 1e3
+    return deadline_problem(deadline_ms, sum(run.times.solo_p95() for run in runs) * 1e3)
+
+
+def deadline_problem(deadline_ms: float, p95_ms: float) -> str:
+    """What is said of a deadline that is shorter than what a request alone takes; "" of one that is not."""
     return "" if deadline_ms >= p95_ms else f"deadline_infeasible: {deadline_ms:.0f} ms < p95 {p95_ms:.0f} ms"
 
 

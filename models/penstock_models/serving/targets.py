@@ -7,6 +7,7 @@ lobby, within their deadlines.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from penstock_models.scheduling.scheduler import Scheduler
 from penstock_models.store import Reference
 from penstock_models.versions.ports import Usage
 from penstock_models.versions.split import Choice, Routing, choose
+
+log = logging.getLogger(__name__)
 
 MOST_CHOICES = 10_000
 """Flows of a reference whose version is remembered; one beyond is chosen for anew."""
@@ -63,17 +66,21 @@ class ModelTarget:
 class Targets:
     """All references, and the versions behind them. The manager's `Traffic`."""
 
-    def __init__(self, scheduler: Scheduler, models: Callable[[], Models]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, models: Callable[[], Models], on_news: Callable[[], None] = lambda: None
+    ) -> None:
         """
         Args:
             models: the manager, which is made after its traffic.
+            on_news: hears that versions came, went or failed.
         """
         self._scheduler = scheduler
         self._models = models
+        self._on_news = on_news
         self._runs: dict[tuple[str, int], VersionRun] = {}
         self._lobbies: dict[str, VersionRun] = {}
         self._targets: dict[Reference, ModelTarget] = {}
-        self.failures: dict[tuple[str, int], str] = {}
+        self._failures: dict[tuple[str, int], str] = {}
 
     @property
     def runs(self) -> list[VersionRun]:
@@ -86,6 +93,10 @@ class Targets:
         if found is None:
             found = self._targets[reference] = ModelTarget(reference, self._chosen)
         return found
+
+    def failures_of(self, name: str, version: int | None = None) -> list[str]:
+        """Why versions of a model could not be loaded at the last try, a line each."""
+        return [text for (of, n), text in self._failures.items() if of == name and version in (None, n)]
 
     def shadow_for(self, run: VersionRun, flow: Flow) -> VersionRun | None:
         """The version that gets a copy of what this one answers a flow."""
@@ -113,9 +124,11 @@ class Targets:
     def available(self, info: ServableInfo) -> None:
         run = VersionRun(info)
         self._runs[info.name, info.version] = run
-        self.failures.pop((info.name, info.version), None)
+        self._failures.pop((info.name, info.version), None)
         self._scheduler.runs.append(run)
         self.changed(info.name)
+        log.info("%s:%d serves on %s", info.name, info.version, info.placement)
+        self._on_news()
 
     async def retire(self, info: ServableInfo) -> None:
         run = self._runs.pop((info.name, info.version), None)
@@ -123,13 +136,17 @@ class Targets:
             return
         self._forget(info.name)
         self._rearrange(run)
+        log.info("%s:%d serves no more", info.name, info.version)
         await self._scheduler.retire(run)
+        self._on_news()
 
     def failed(self, name: str, version: int, reason: str, text: str, attempts: int) -> None:
-        self.failures[name, version] = f"{name}:{version}: {reason}: {text}"
+        self._failures[name, version] = text
+        log.warning("%s:%d is not loaded (try %d): %s", name, version, attempts, text)
         lobby = self._lobbies.get(name)
         if lobby is not None and not self._models().coming(name):
             self._scheduler.give_up(lobby)
+        self._on_news()
 
     def usage(self, info: ServableInfo) -> Usage:
         run = self._runs.get((info.name, info.version))

@@ -44,6 +44,7 @@ class VersionManager:
         self._offers = Offers()
         self._wake = asyncio.Event()  # something happened: think again
         self._look = asyncio.Event()  # look at the source before its time
+        self.scanned = asyncio.Event()  # the source was looked at since `run` began
         self._wishing = asyncio.Lock()
         self._busy = False
         self._evicting = 0
@@ -117,6 +118,19 @@ class VersionManager:
         """What is available of a model, for `split.choose`; cheap enough for every frame only where it is kept."""
         return self._models[name].routing() if name in self._models else Routing()
 
+    def known(self, name: str, version: int | None = None) -> bool:
+        """Whether a model, or that version of it, is offered or served."""
+        model = self._models.get(name)
+        return model is not None and bool(model.lives if version is None else version in model.lives)
+
+    def coming(self, name: str) -> bool:
+        """Whether some version of a model is being loaded, or would be if somebody asked."""
+        return name in self._models and self._models[name].coming
+
+    def parked(self, name: str) -> bool:
+        """Whether a model waits for somebody to ask for it."""
+        return name in self._models and self._models[name].parked
+
     def snapshot(self) -> tuple[status.ModelStatus, ...]:
         """Every version of every model, by name."""
         offset = self._clock.wall() - self._clock.now()
@@ -170,6 +184,7 @@ class VersionManager:
         self._offers = await in_thread(lambda _: self._source.scan(now, wall))
         for model in [m for m in self._models.values() if m.recalled]:
             model.offered(self._offers.of(model.name), self._offers.excuses(model.name), self._clock.now())
+        self.scanned.set()
         self._wake.set()
 
     def _step(self, tasks: TaskGroup) -> float:
@@ -226,11 +241,13 @@ class VersionManager:
                 case Refuse(text=text):
                     news = life.failure is None or life.failure.reason != "memory"
                     life.parked(text, self._clock.now())
+                    model.soothe(life, self._clock.now())
                     if news:  # it is looked at again every minute
                         self._steps.tell_failure(life)
                 case _:
                     info = await self._steps.load(life)
                     life.loaded(info, self._clock.now())
+                    model.settle()  # a label that waited for it points to it when the traffic hears of it
                     self._steps.tell_available(life)
 
     @contextlib.contextmanager

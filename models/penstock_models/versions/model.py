@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from penstock_models.errors import ModelRefused, UsageError
 from penstock_models.manifest import Manifest
-from penstock_models.versions import aspiring, drift, labels, transition
+from penstock_models.versions import aspiring, drift, labels, residency, transition
 from penstock_models.versions.aspiring import Known
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.life import Life
@@ -70,6 +70,17 @@ class Model:
     def idle(self) -> bool:
         """Nothing of it is loaded or on its way."""
         return all(life.idle for life in self.lives.values())
+
+    @property
+    def parked(self) -> bool:
+        """Nothing serves, and something waits for room, or to be asked for."""
+        return not self.available and any(life.state == "parked" for life in self.lives.values())
+
+    @property
+    def coming(self) -> bool:
+        """Something is on its way, or would be if somebody asked."""
+        states = {life.state for life in self.lives.values() if life.aspired}
+        return bool(states & {"new", "preparing", "loading", "parked"})
 
     def routing(self) -> Routing:
         return Routing(frozenset(self.available), self.labels, dict(self.config.split), self.config.shadow)
@@ -170,6 +181,11 @@ class Model:
         if meant:
             life = max(meant, key=lambda life: life.version)
             life.due = min(life.due, max(now, life.since + PARKED_PAUSE_S))
+
+    def soothe(self, life: Life, now: float) -> None:
+        """A version was parked for want of room: while somebody waits for it, what came just now may have to go soon."""
+        if now - self.wanted_at <= residency.SETTLED_S:
+            life.due = now + PARKED_PAUSE_S
 
     def wishes(self) -> Wishes:
         """What was set at run time, to go back to it with `restore`."""

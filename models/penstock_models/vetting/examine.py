@@ -121,6 +121,7 @@ def _version(trial: _Trial, bundle: Bundle, footprint: Footprint) -> Vetted:
         max_batch=servable.info.max_batch,
         resident_bytes=footprint.resident_bytes(),
         peak_bytes=footprint.peak_bytes(),
+        base_bytes=footprint.base_bytes,
         load_ms=load_ms,
         p50_ms=servable.info.p50_ms,
         batch_ms=batch_ms,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
-from penstock_models.resident import own_resident_bytes
+from penstock_models.resident import own_resident_bytes, proportional_bytes
 
 _STATUS = Path("/proc/self/status")
 
 
 class Footprint:
-    """Counts from where it was made. Zeros where /proc does not say."""
+    """Counts from where it was made, when the process took `base_bytes`. Zeros where /proc does not say."""
 
     def __init__(self) -> None:
         with contextlib.suppress(
@@ -19,6 +20,7 @@ class Footprint:
         ):  # an old kernel: the peak then counts from the start of the process
             Path("/proc/self/clear_refs").write_text("5")
         self._start = own_resident_bytes()
+        self.base_bytes = proportional_bytes(os.getpid())
 
     def resident_bytes(self) -> int:
         """How much the process grew."""

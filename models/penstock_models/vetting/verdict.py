@@ -120,7 +120,7 @@ class Vetted(msgspec.Struct, frozen=True, tag="vetted"):
 
     `message` is one line; `problems` has every golden answer that is wrong, at most `MAX_PROBLEMS`. `resident_bytes` is
     what the process grew by with the version loaded and warm at every batch size, `peak_bytes` its highest growth on the
-    way. `load_ms` is the time until it was warm for one item, `p50_ms` one row's run, `batch_ms` one run of so many rows.
+    way, `base_bytes` what it took before, with the runtimes alone. `load_ms` is the time until it was warm for one item, `p50_ms` one row's run, `batch_ms` one run of so many rows.
     `network` says what kept the child off it: `seccomp`, `namespace`, or `open` where the kernel has neither.
     """
 
@@ -135,6 +135,7 @@ class Vetted(msgspec.Struct, frozen=True, tag="vetted"):
     max_batch: int = 0
     resident_bytes: int = 0
     peak_bytes: int = 0
+    base_bytes: int = 0
     load_ms: float = 0.0
     p50_ms: float = 0.0
     batch_ms: dict[int, float] = {}
