@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MOST_TEXT = 500
+
 
 class PenstockError(Exception):
     """A message for people: what was expected, what came, where, and what to do. One line."""
@@ -65,3 +67,24 @@ class TemporaryError(PenstockError):
 
 class HostError(TemporaryError):
     """A version got no process to run in. `reason` is `crashed` or `load_timeout`."""
+
+
+def one_line(text: str, most: int = MOST_TEXT) -> str:
+    """One bounded, printable line of what a library, a model or a disk said."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * most])
+    return " ".join(printable.split())[:most]
+
+
+def told(error: BaseException) -> str:
+    """A foreign error in one line: its class, and what it says."""
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def from_disk(error: BaseException) -> bool:
+    """Whether the operating system gave it, perhaps told in other words by one of ours."""
+    seen: BaseException | None = error
+    for _ in range(4):
+        if isinstance(seen, OSError):
+            return True
+        seen = seen.__cause__ if seen is not None else None
+    return False

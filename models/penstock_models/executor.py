@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from penstock_models.allocator import keep_freed_memory, return_freed_memory
 from penstock_models.devices.cache import ModelCache
-from penstock_models.errors import UsageError
+from penstock_models.errors import UsageError, told
 from penstock_models.hosts import CLOSE_S, GRACE_S, PROBE_S
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
@@ -56,7 +56,9 @@ class ThreadExecutor:
         self._jobs: Jobs = queue.SimpleQueue()
         self._loads: Jobs = queue.SimpleQueue()
         self._workers = [self._worker() for _ in range(self.threads)]
-        self._loader = Worker(self._loads, "penstock-load", behind=True)
+        self._loader = self._new_loader()
+        self._passed_over: set[Worker] = set()
+        self._ends: set[asyncio.Task[None]] = set()
         self._servables: dict[str, Servable] = {}
         self._grown: dict[str, int] = {}
         self._stuck: Counter[str] = Counter()
@@ -89,6 +91,7 @@ class ThreadExecutor:
 
         Raises:
             BundleError, PlacementError: with a reason that names the file and what to do.
+            UsageError: this very bundle is loaded already, or the executor is closed.
         """
         self._require_open()
         options = LoadOptions(tuple(devices), self._max_pixels, expected_digest, cache_bytes)
@@ -97,10 +100,15 @@ class ThreadExecutor:
         try:
             servable, grown = await asyncio.shield(job.done)
         except asyncio.CancelledError:
-            job.done.add_done_callback(_close_loaded)
+            job.done.add_done_callback(self._discard)
+            self._loop.call_later(GRACE_S, self._pass_over, job)
             raise
-        self._servables[servable.info.digest] = servable
-        self._grown[servable.info.digest] = grown
+        digest = servable.info.digest
+        if digest in self._servables:
+            await self._free(servable)
+            raise UsageError(f"{path}: {digest} is loaded already; unload it first")
+        self._servables[digest] = servable
+        self._grown[digest] = grown
         return servable.info
 
     def resident_bytes(self, digest: str) -> int:
@@ -139,20 +147,17 @@ class ThreadExecutor:
     async def unload(self, digest: str) -> None:
         """Let the runs of a version end within `CLOSE_S`, end the others, then free it and return its memory.
 
-        A run that does not come back keeps its session alive; nothing else waits for it.
+        A run that does not come back keeps its session alive; nothing else waits for it. The end goes on although the
+        caller is cancelled.
         """
         servable = self._servables.pop(digest, None)
         if servable is None:
             return
         self._grown.pop(digest, None)
-        await self._settle(CLOSE_S, servable)
-        servable.terminate()
-        await self._settle(2 * GRACE_S, servable)
-        self._stuck.pop(digest, None)
-        # Not on the loading thread: freeing holds the interpreter's lock, which a thread of low priority must not.
-        freed = Job(partial(_free, servable))
-        self._jobs.put(freed)
-        await asyncio.shield(freed.over)
+        end = self._loop.create_task(self._end(servable), name=f"unload {servable.info.name}")
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+        await asyncio.shield(end)
 
     async def probe(self, digest: str) -> bool:
         """Run one golden sample (zeros without one) and say whether the answer was right; False if not loaded."""
@@ -168,6 +173,8 @@ class ThreadExecutor:
         for servable in self._servables.values():
             servable.terminate()
         await self._settle(2 * GRACE_S)
+        if self._ends:
+            await asyncio.wait(self._ends)
         for _ in self._workers:
             self._jobs.put(None)
         self._loads.put(None)
@@ -175,6 +182,37 @@ class ThreadExecutor:
             servable.close()
         self._servables.clear()
         self._workers.clear()
+
+    async def _end(self, servable: Servable) -> None:
+        await self._settle(CLOSE_S, servable)
+        servable.terminate()
+        await self._settle(2 * GRACE_S, servable)
+        self._stuck.pop(servable.info.digest, None)
+        await self._free(servable)
+
+    async def _free(self, servable: Servable) -> None:
+        """Not on the loading thread: freeing holds the interpreter's lock, which a thread of low priority must not."""
+        freed = Job(partial(_free, servable))
+        self._jobs.put(freed)
+        await asyncio.shield(freed.over)
+
+    def _discard(self, loaded: asyncio.Future[LoadedVersion]) -> None:
+        """Nobody wants it any more."""
+        if loaded.cancelled() or loaded.exception() is not None:
+            return
+        if self._closed:  # its threads are gone
+            loaded.result().servable.close()
+        else:
+            self._jobs.put(Job(partial(_free, loaded.result().servable)))
+
+    def _pass_over(self, job: Job[LoadedVersion]) -> None:
+        """A load that was given up and does not come back stands before no other one, a bounded number of times."""
+        if self._closed or len(self._passed_over) >= MAX_STUCK:
+            return
+        loader = self._loader
+        if loader.abandon(job, lambda: self._passed_over.discard(loader)):
+            self._passed_over.add(loader)
+            self._loader = self._new_loader()
 
     async def _settle(self, seconds: float, servable: Servable | None = None) -> None:
         """Wait for the runs of a version, or of all."""
@@ -220,7 +258,8 @@ class ThreadExecutor:
 
         def came_back() -> None:
             with self._lock:
-                self._stuck[digest] -= 1
+                if self._stuck[digest]:  # else it was unloaded meanwhile
+                    self._stuck[digest] -= 1
 
         with self._lock:
             self._stuck[digest] += 1
@@ -235,6 +274,9 @@ class ThreadExecutor:
     def _worker(self) -> Worker:
         return Worker(self._jobs, "penstock-run")
 
+    def _new_loader(self) -> Worker:
+        return Worker(self._loads, "penstock-load", behind=True)
+
     def _require_open(self) -> None:
         if self._closed:
             raise UsageError("the executor is closed")
@@ -245,21 +287,12 @@ def outcomes(servable: Servable, items: list[Item]) -> list[Outcome]:
     try:
         return servable.run(items)
     except Exception as error:  # a fault of ours must not end the gateway, and must not look like the model's
-        return [Refusal("failed", "internal", _one_line(error))] * len(items)
+        return [Refusal("failed", "internal", told(error))] * len(items)
 
 
 def _free(servable: Servable) -> None:
     servable.close()
     return_freed_memory()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _close_loaded(done: asyncio.Future[LoadedVersion]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        done.result().servable.close()
 
 
 def _cores() -> int:

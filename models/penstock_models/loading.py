@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from penstock_models.devices.cache import ModelCache
-from penstock_models.errors import BundleError, PenstockError
+from penstock_models.errors import BundleError, PenstockError, told
 from penstock_models.images import MAX_PIXELS
 from penstock_models.resident import own_resident_bytes
 from penstock_models.servable import Servable
@@ -63,6 +63,5 @@ def load_version(path: str, options: LoadOptions, model_cache: ModelCache | None
         raise
     # A bundle may come from anywhere: whatever it makes us raise is about this bundle.
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise BundleError(f"{path}: cannot be loaded: {text}") from error
+        raise BundleError(f"{path}: cannot be loaded: {told(error)}") from error
     return LoadedVersion(servable, max(0, own_resident_bytes() - before))

@@ -16,6 +16,7 @@ from penstock_models import probe, samples
 from penstock_models.bundle import Bundle
 from penstock_models.errors import UsageError
 from penstock_models.items import Item, Refusal
+from penstock_models.resident import own_resident_bytes
 from penstock_models.samples import Sample
 from penstock_models.servable import Servable
 from penstock_models.store import open_version
@@ -145,10 +146,4 @@ def _quantile(times: list[float], share: float) -> float:
 
 def resident_mb() -> float:
     """Resident memory of this process in MB (10^6 bytes), 0 where /proc is missing."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    import resource
-
-    return pages * resource.getpagesize() / 1e6
+    return own_resident_bytes() / 1e6

@@ -49,6 +49,7 @@ class Proof:
         self._forget = forget
         self._samples = bundle.manifest.golden
         self._lowest = golden.lowest_score(bundle.manifest)
+        self._first: Item | None = None
 
     def golden(self, advance: Callable[[int, int], None] | None = None) -> list[str]:
         """Run the golden samples and say what is wrong, one line a problem; empty when all is right.
@@ -120,8 +121,7 @@ class Proof:
 
     def _items(self, indices: range) -> list[Item]:
         """Each a stream of its own, so that carried state starts fresh."""
-        used = self._samples[: indices.stop]
-        plain = [golden.item(sample, self._bundle.read(sample.file)) for sample in used]
+        plain = [self._item(number) for number in range(min(indices.stop, len(self._samples)))]
         items = [
             msgspec.structs.replace(plain[index % len(plain)], stream=f"golden/{index}")
             for index in (indices if plain else ())
@@ -129,6 +129,15 @@ class Proof:
         for item in items:
             self._forget(item.stream)
         return items
+
+    def _item(self, number: int) -> Item:
+        """One sample as an item. The first is kept: a probe needs no disk, whatever became of the file since."""
+        if number == 0 and self._first is not None:
+            return self._first
+        sample = self._samples[number]
+        item = golden.item(sample, self._bundle.read(sample.file))
+        self._first = self._first or item
+        return item
 
 
 def _sizes(largest: int) -> Iterator[int]:

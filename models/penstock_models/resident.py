@@ -6,10 +6,11 @@ import os
 import re
 from pathlib import Path
 
+_PROC = Path("/proc")
 _PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
-def proportional_bytes(pid: int) -> int:
+def proportional_bytes(pid: int, proc: Path = _PROC) -> int:
     """A process's own pages, and its share of those that it has in common with others (PSS).
 
     Takes milliseconds for a large process; RSS, which counts shared pages whole, where the kernel does not tell.
@@ -18,20 +19,20 @@ def proportional_bytes(pid: int) -> int:
         OSError: there is no such process.
     """
     try:
-        found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
+        found = _PSS.search((proc / str(pid) / "smaps_rollup").read_bytes())
     except (PermissionError, FileNotFoundError):
         found = None
-    return int(found[1]) * 1024 if found else _resident(pid)
+    return int(found[1]) * 1024 if found else _resident(pid, proc)
 
 
 def own_resident_bytes() -> int:
     """This process's resident pages (RSS); 0 where the system does not tell."""
     try:
-        return _resident(os.getpid())
+        return _resident(os.getpid(), _PROC)
     except OSError:
         return 0
 
 
-def _resident(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_bytes().split()[1])
+def _resident(pid: int, proc: Path) -> int:
+    pages = int((proc / str(pid) / "statm").read_bytes().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

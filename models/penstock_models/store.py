@@ -77,7 +77,7 @@ def parse_reference(text: str) -> Reference:
         return Reference(match["name"], label=check_label(match["label"]))
     if match["version"] is None:
         return Reference(match["name"])
-    if not _is_version(match["version"]):
+    if not names_version(Path(match["version"])):
         raise UsageError(f"model {text!r}: version {match['version']}: expected 1 to {MAX_VERSION}")
     return Reference(match["name"], int(match["version"]))
 
@@ -191,7 +191,7 @@ def describe_bare(path: Path, name: str, version: int | None) -> Description:
 
 def bare_identity(path: Path) -> tuple[str, int | None]:
     """Name and version of a folder with a single model file: it lies as NAME/VERSION, else it is NAME."""
-    return (path.parent.name, int(path.name)) if path.name.isdigit() else (path.name, None)
+    return (path.parent.name, int(path.name)) if names_version(path) else (path.name, None)
 
 
 def _entries(folder: Path) -> Iterator[Path]:
@@ -212,7 +212,7 @@ def _in_entry(path: Path) -> Iterator[Place]:
             found = [
                 Place(folder, path.name, int(folder.name))
                 for folder in _entries(path)
-                if folder.is_dir() and _is_version(folder.name)
+                if folder.is_dir() and names_version(folder)
             ]
     except OSError as error:
         found = [Place(path, error=f"cannot read {path}: {error.strerror}")]
@@ -221,13 +221,14 @@ def _in_entry(path: Path) -> Iterator[Place]:
     yield from found
 
 
-def _is_version(text: str) -> bool:
-    return re.fullmatch(r"[1-9][0-9]{0,18}", text) is not None and int(text) <= MAX_VERSION
+def names_version(path: Path) -> bool:
+    """Whether a folder's name is a version. Digits of other scripts are none, and `0` is none."""
+    return re.fullmatch(r"[1-9][0-9]{0,18}", path.name) is not None and int(path.name) <= MAX_VERSION
 
 
 def _by_file_name(path: Path) -> tuple[str, int]:
     stem, _, number = path.stem.rpartition("-")
-    return stem or path.stem, int(number) if number.isdigit() else 0
+    return stem or path.stem, int(number) if names_version(Path(number)) else 0
 
 
 def _bundle(path: Path) -> Version:

@@ -5,14 +5,13 @@ Owns the bytes of the format. Which names and sizes a bundle may have is `archiv
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from penstock_models.errors import BundleError, UsageError
+from penstock_models.files import replacing
 
 BLOCK = 512
 MAX_NAME = 100  # what a header holds without its prefix field
@@ -94,44 +93,21 @@ def write_tar(files: Mapping[str, bytes], first: str, out: Path) -> None:
 def write_members(members: Iterable[Member], out: Path) -> None:
     """Write an archive; atomic and durable.
 
-    The bytes go to a temporary file beside `out`, which is synced and renamed, and then the folder is synced: after a
-    power cut there is the old file or the new one, never a half.
-
     Raises:
         UsageError: the folder cannot be written.
     """
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            for member in members:
-                file.write(tar_header(member.name, member.size))
-                for chunk in member.chunks:
-                    file.write(chunk)
-                file.write(bytes(-member.size % BLOCK))
-            file.write(bytes(2 * BLOCK))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-        sync_folder(out.parent)
+        with replacing(out) as file:
+            write_into(file, members)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
-    finally:
-        _discard(temporary)
 
 
-def _discard(temporary: Path) -> None:
-    """Remove what an error or an interrupt left; after the rename there is nothing."""
-    try:
-        temporary.unlink()
-    except OSError:
-        pass
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_into(file: BinaryIO, members: Iterable[Member]) -> None:
+    """The same into a file that is open."""
+    for member in members:
+        file.write(tar_header(member.name, member.size))
+        for chunk in member.chunks:
+            file.write(chunk)
+        file.write(bytes(-member.size % BLOCK))
+    file.write(bytes(2 * BLOCK))

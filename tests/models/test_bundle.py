@@ -98,7 +98,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path, monkeypatch: pytest
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penstock_models.ustar.os.fsync", full)
+    monkeypatch.setattr("penstock_models.files.os.fsync", full)
     with pytest.raises(UsageError, match="No space left"):
         write_bundle(MANIFEST_OBJECT, FILES, tmp_path / "out" / "x.bundle")
     assert list((tmp_path / "out").iterdir()) == []

@@ -53,6 +53,19 @@ def test_every_part_of_the_key_is_another_entry(tmp_path: Path, part: str) -> No
     assert (found.folder / "engine.bin").read_bytes() == b"engine"
 
 
+def test_what_is_published_while_somebody_looks_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine took minutes: whoever finds none, and then drops what lies there, would throw it away."""
+    dropped: list[CacheKey] = []
+    monkeypatch.setattr(ModelCache, "drop", lambda cache, key: dropped.append(key))
+    cache = ModelCache(tmp_path)
+    assert cache.find(KEY) is None and dropped == []
+    put(cache, KEY)
+    (tmp_path / KEY.name / HEADER).write_text("broken")
+    assert cache.find(KEY) is None and dropped == [KEY]
+
+
 def test_order_of_options_is_no_difference() -> None:
     one = msgspec.structs.replace(KEY, options={"a": "1", "b": "2"})
     assert one.name == msgspec.structs.replace(KEY, options={"b": "2", "a": "1"}).name

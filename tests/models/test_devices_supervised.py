@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -513,6 +514,25 @@ async def test_close_ends_a_build(box: Box, tmp_path: Path) -> None:
     with ModelCache(tmp_path).making(key) as folder:  # nobody holds it, and no half engine is trusted
         assert list(folder.iterdir()) == []
     assert ModelCache(tmp_path).find(key) is None
+
+
+async def test_cancelled_while_its_time_is_noted_it_leaves_no_host(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noting, go_on = threading.Event(), threading.Event()
+
+    def slow_disk(times: BuildTimes, name: str, seconds: float) -> None:
+        noting.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(BuildTimes, "note", slow_disk)
+    builds = Builds("made", ["trt"], ModelCache(tmp_path), box.open)
+    opening = asyncio.create_task(builds.open(("trt",), "it is preferred"))
+    await until(noting.is_set)
+    opening.cancel()
+    await asyncio.wait([opening])
+    go_on.set()
+    assert opening.cancelled() and box.open_hosts == []
 
 
 def test_build_times_are_bounded_and_survive_a_broken_file(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from penstock_models.hosts import Host
 from penstock_models.isolation.thread_host import ThreadHost
 from penstock_models.items import Item, Outcome
 from penstock_models.resident import own_resident_bytes, proportional_bytes
-from tests.models.hosted import written
+from penstock_models.servable import Servable
+from tests.models import vetted_files
+from tests.models.hosted import FOREVER, until, written
 from tests.models.loaded import bundle, fates, floats, integers, looper, output, scaler
 from tests.models.onnx_files import model, tensor, weight
 
@@ -62,9 +64,61 @@ async def test_another_digest_than_expected_is_refused(executor: ThreadExecutor,
     path = written(bundle(scaler()), tmp_path)
     with pytest.raises(BundleError, match=r"made-1\.bundle: has digest sha256:\w+, expected sha256:0;"):
         await ThreadHost.open(executor, path, expected_digest="sha256:0")
+    digest = bundle(scaler()).digest
+    host = await ThreadHost.open(executor, path, expected_digest=digest)
+    assert host.info.digest == digest
+
+
+async def test_one_digest_is_loaded_once_at_a_time(executor: ThreadExecutor, tmp_path: Path) -> None:
+    """A second one would take the runs of the first, and take it along when it goes."""
+    path = written(bundle(scaler()), tmp_path)
     host = await ThreadHost.open(executor, path)
-    again = await ThreadHost.open(executor, path, expected_digest=host.info.digest)
-    assert again.info.digest == host.info.digest
+    with pytest.raises(UsageError, match="is loaded already"):
+        await ThreadHost.open(executor, path)
+    assert fates(await host.run([floats(1, 2)], 1.0)) == ["ok"]
+    await host.close()
+    await (await ThreadHost.open(executor, path)).close()
+
+
+async def test_a_cancelled_close_goes_on(
+    executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await ThreadHost.open(executor, written(bundle(looper()), tmp_path))
+    freed = threading.Event()
+    monkeypatch.setattr(executor._servables[host.info.digest], "close", freed.set)
+    running = host.run([integers(FOREVER)], 0.2)
+    close = asyncio.create_task(host.close())
+    await asyncio.sleep(0)
+    close.cancel()
+    await asyncio.wait([close])
+    assert fates(await running) == ["failed: model_timeout"]
+    await until(freed.is_set)
+
+
+async def test_a_load_that_does_not_come_back_stands_before_no_other(
+    executor: ThreadExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock_models.executor.GRACE_S", 0.02)
+    free = threading.Event()
+    real = Servable.open_checked
+    monkeypatch.setattr(Servable, "open_checked", lambda *_, **__: free.wait(20) and real(*_, **__))
+    hanging = asyncio.create_task(ThreadHost.open(executor, written(bundle(looper()), tmp_path / "a")))
+    await asyncio.sleep(0.05)
+    hanging.cancel()
+    await asyncio.wait([hanging])
+    monkeypatch.setattr(Servable, "open_checked", real)
+    async with asyncio.timeout(5):
+        host = await ThreadHost.open(executor, written(bundle(scaler()), tmp_path / "b"))
+    assert fates(await host.run([floats(1, 2)], 1.0)) == ["ok"]
+    free.set()
+
+
+async def test_a_probe_needs_no_disk(executor: ThreadExecutor, tmp_path: Path) -> None:
+    """What becomes of the file after the load is no fault of the version that serves."""
+    path = vetted_files.bundle(tmp_path, vetted_files.doubler(), golden=2.0)
+    host = await ThreadHost.open(executor, str(path))
+    path.write_bytes(b"replaced in place")
+    assert await host.probe()
 
 
 async def test_missing_bundle_is_the_executor_s_error(executor: ThreadExecutor, tmp_path: Path) -> None:

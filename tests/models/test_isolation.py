@@ -17,7 +17,7 @@ import pytest
 from onnx import helper
 
 from penstock_models.bundle import memory_bundle
-from penstock_models.errors import HostError, PenstockError
+from penstock_models.errors import HostError, PenstockError, UsageError
 from penstock_models.executor import ThreadExecutor
 from penstock_models.hosts import Host
 from penstock_models.isolation import buffers, desk, process_host
@@ -300,6 +300,14 @@ async def test_it_inherits_nothing_that_it_does_not_need(
             assert b"secret" not in (folder / "environ").read_bytes()
             assert os.getpgid(pid_of(host)) != os.getpgid(0) and os.getsid(pid_of(host)) == os.getsid(0)
             assert int((folder / "oom_score_adj").read_text()) >= 500
+
+
+async def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    async with hosted(written(bundle(scaler()), Path(folder))) as host:
+        assert fates(await host.run([floats(1, 2)], 5.0)) == ["ok"]
+    with pytest.raises(UsageError, match="no bundle at"):
+        await opened(f"{folder}/none.bundle")
 
 
 async def test_signals_for_us_do_not_end_it(small: str) -> None:

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from penstock_models.errors import (
     BundleError,
+    GoldenError,
     HostError,
     ModelRefused,
     PenstockError,
     PlacementError,
+    TemporaryError,
     UsageError,
+    one_line,
 )
 from penstock_models.isolation import buffers
 from penstock_models.isolation.buffers import KEPT_BYTES, LARGEST_BYTES, Parts, Reader, TooLarge, Writer
@@ -179,12 +182,27 @@ def test_many_labels_cross(pair: Pair) -> None:
         ModelRefused("external_data", "weights elsewhere"),
         PlacementError("none", ["cuda: no", "npu: no"]),
         PlacementError("none"),
+        GoldenError("wrong", ["sample 0: box", "sample 1: label"]),
+        TemporaryError("disk", "no room"),
+        BundleError("\udcff.bundle: wrong"),
     ],
     ids=lambda e: type(e).__name__,
 )
 def test_errors_cross_with_what_they_carry(error: PenstockError) -> None:
     again = raised(msgspec.msgpack.decode(msgspec.msgpack.encode(failed(error)), type=Failed), "x")
-    assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
+    assert type(again) is type(error) and str(again) == one_line(str(error)) and vars(again) == vars(error)
+
+
+def test_an_error_of_the_disk_stays_one() -> None:
+    """Its cause does not cross, and with it would go that another try is worth it."""
+    try:
+        try:
+            raise OSError(5, "input/output error")
+        except OSError as error:
+            raise BundleError("x: cannot read it") from error
+    except BundleError as error:
+        again = raised(failed(error), "x")
+    assert isinstance(again, TemporaryError) and (again.reason, str(again)) == ("io", "io: x: cannot read it")
 
 
 def test_an_unknown_error_is_the_host_s() -> None:

@@ -8,8 +8,12 @@ import pytest
 from penstock_models.errors import TemporaryError, UsageError
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.life import PARKED_RETRY_S
+from penstock_models.versions.memory import Need
 from penstock_models.versions.policy import All, Latest, Specific
+from penstock_models.versions.record import Record
 from penstock_models.versions.residency import SETTLED_S
+from penstock_models.versions.retry import RETRIES
+from penstock_models.versions.staging import Staged
 
 from .version_world import SIZE, World
 
@@ -264,6 +268,49 @@ async def test_a_label_that_cannot_be_recorded_stays(world: World) -> None:
     world.file.full = False
     await world.manager.set_label("m", "stable", 2)
     assert world.file.record.models["m"].labels == {"stable": 2}
+
+
+async def test_a_wish_that_cannot_be_recorded_takes_no_other_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once: the first fails on the disk, the second is recorded when it says so."""
+    await serving(world, 1, 2, policy=All())
+    save, fails = world.file.save, [True]
+
+    def once(record: Record) -> None:
+        if fails:
+            fails.pop()
+            raise OSError(28, "No space left on device")
+        save(record)
+
+    monkeypatch.setattr(world.file, "save", once)
+    first = asyncio.create_task(world.manager.set_label("m", "stable", 1))
+    second = asyncio.create_task(world.manager.set_label("m", "canary", 2))
+    with pytest.raises(TemporaryError, match="not changed"):
+        await first
+    await second
+    assert world.manager.routing("m").labels == world.file.record.models["m"].labels == {"canary": 2}
+
+
+@pytest.mark.parametrize("failing", [1, 100])
+async def test_a_copy_that_vanishes_while_it_is_measured_is_made_anew_some_times(
+    world: World, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    real, times = world.loader.measure, []
+
+    async def measure(staged: Staged) -> Need:
+        times.append(staged)
+        if len(times) <= failing:
+            del world.staging.copies[staged.digest]
+            raise UsageError(f"no bundle at {staged.path}")
+        return await real(staged)
+
+    monkeypatch.setattr(world.loader, "measure", measure)
+    await serving(world, 1)
+    assert [failure[2] for failure in world.traffic.failures] == ["io"]
+    await world.pass_time(300)
+    assert [failure[3] for failure in world.traffic.failures] == list(range(1, min(failing, RETRIES + 1) + 1))
+    assert world.available("m") == (set() if failing > RETRIES else {1})
 
 
 async def test_a_full_disk_is_named_and_written_later(world: World) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from penstock_models.errors import (
     BundleError,
+    GoldenError,
     ModelRefused,
     PlacementError,
     TemporaryError,
@@ -99,6 +100,10 @@ def from_disk() -> BundleError:
         (ModelRefused("drift", "labels"), "drift", True),
         (ModelRefused("memory", "beyond its limit"), "memory", False),
         (PlacementError("no device"), "placement", False),
+        (ModelRefused("starved", "no processor"), "starved", False),
+        (ModelRefused("internal", "the child left"), "internal", False),
+        (GoldenError("wrong", ["sample 0"]), "golden", True),
+        (UsageError("model.toml:2: unknown key"), "usage", True),
         (TemporaryError("changed", "it did"), "changed", False),
         (TimeoutError(), "timeout", False),
         (OSError(5, "input/output error"), "io", False),

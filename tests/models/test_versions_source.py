@@ -13,6 +13,7 @@ import pytest
 from penstock_models import store
 from penstock_models.bundle import write_bundle
 from penstock_models.manifest import Manifest, TensorSpec, Variant
+from penstock_models.store import bare_identity
 from penstock_models.versions.offers import FRESH_S, Offers
 from penstock_models.versions.source import SETTLE_S, ListSource, StoreSource
 
@@ -243,6 +244,16 @@ def test_a_list_in_code_is_stated_in_full(tmp_path: Path) -> None:
     assert offered(source.scan(0.0, OLD)) == ["a:1", "b:2"]
     source.set([tmp_path / "b" / "2"])
     assert offered(source.scan(1.0, OLD)) == ["b:2"]
+
+
+@pytest.mark.parametrize("digits", ["²", "٣", "0"])
+def test_digits_that_are_no_version_end_no_look(tmp_path: Path, digits: str) -> None:
+    (tmp_path / f"bad-{digits}.bundle").write_bytes(b"no tar")
+    (tmp_path / "m" / digits).mkdir(parents=True)
+    bundle(tmp_path, "good", 1)
+    found = StoreSource(tmp_path).scan(0.0, OLD)
+    assert offered(found) == ["good:1"] and len(found.problems) == 1
+    assert bare_identity(tmp_path / "m" / digits) == (digits, None)
 
 
 def test_names_that_are_no_text_can_be_said(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from penstock_models.children import environment
 from penstock_models.errors import (
     BundleError,
     GoldenError,
@@ -23,7 +24,6 @@ from penstock_models.errors import (
 )
 from penstock_models.executor import ThreadExecutor
 from penstock_models.vetting import attempt
-from penstock_models.vetting.attempt import environment
 from penstock_models.vetting.listening import Ended, conclude
 from penstock_models.vetting.verdict import Limits, Reason, Vetted, life_s, refused
 from penstock_models.vetting.vet import require_model, vet, vet_blocking
@@ -407,6 +407,14 @@ def test_the_environment_stays_outside() -> None:
     assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= inner.keys()
     assert not {"AWS_SECRET", "LANG"} & inner.keys()
     assert all(Path(place).is_absolute() for place in inner["PYTHONPATH"].split(os.pathsep))
+
+
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    path = vetted_files.bundle(tmp_path, vetted_files.doubler())
+    odd = path.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.bundle")))
+    assert vet_blocking(odd).ok
+    odd.write_bytes(b"no bundle")
+    assert vet_blocking(odd).reason == "bundle"
 
 
 @pytest.fixture

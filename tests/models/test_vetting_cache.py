@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -82,6 +84,40 @@ async def test_what_was_called_off_is_not_kept(tmp_path: Path, verdicts: Verdict
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not (tmp_path / "state").exists()
+
+
+async def test_a_half_copied_bundle_is_no_word_against_the_whole_one(
+    tmp_path: Path, verdicts: Verdicts
+) -> None:
+    """Its manifest, which comes first, is the same."""
+    path = vetted_files.bundle(tmp_path, vetted_files.doubler())
+    whole = path.read_bytes()
+    data = vetted_files.doubler()
+    path.write_bytes(whole.replace(data, bytes(len(data))))  # as a copy that took its room first
+    assert (await verdicts.vet(path)).reason == "bundle"
+    path.write_bytes(whole)
+    assert (await verdicts.vet(path)).ok
+
+
+async def test_the_loop_looks_at_no_disk(
+    tmp_path: Path, verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = vetted_files.bundle(tmp_path, vetted_files.doubler())
+    loop, seen = threading.get_ident(), []
+
+    def watched(name: str, call: Any) -> Any:
+        def watch(*given: Any, **named: Any) -> Any:
+            if threading.get_ident() == loop:
+                seen.append((name, *given))
+            return call(*given, **named)
+
+        return watch
+
+    for name in ("stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, watched(name, getattr(os, name)))
+    for _ in range(2):
+        await verdicts.vet(path)
+    assert seen == []
 
 
 @pytest.mark.usefixtures("no_child")

@@ -107,8 +107,9 @@ def test_the_kernel_keeps_to_it() -> None:
     """One process that gave its rights up as a child does tries everything, then starts a thread."""
     code = f"""
 import os, socket, subprocess, tempfile, threading
+from penstock_models.children import end_with
 from penstock_models.vetting import confine
-confine.end_with(os.getppid()); confine.step_back()
+end_with(os.getppid()); confine.step_back()
 print(confine.cut_off())
 confine.limit(1 << 30, 10, ())
 os.chdir(folder := tempfile.mkdtemp()); os.rmdir(folder)
@@ -147,6 +148,7 @@ def test_without_the_filter_it_is_a_namespace_or_said_to_be_open() -> None:
     """Where the machine's call numbers are not known: no network in a namespace of its own, if the kernel grants one."""
     code = """
 import errno, socket
+from penstock_models.children import end_with
 from penstock_models.vetting import confine
 confine.program = lambda machine: None
 print(confine.cut_off())

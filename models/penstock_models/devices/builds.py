@@ -11,9 +11,8 @@ at once, also by several processes). Here it gets its words and its clock.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import os
-import tempfile
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ import msgspec
 from penstock_models.devices.cache import ModelCache
 from penstock_models.devices.supervised import OpenHost
 from penstock_models.devices.supervision import Supervision
+from penstock_models.files import replacing
 from penstock_models.hosts import Host
 
 Phase = Literal["none", "building", "ready", "serving", "failed"]
@@ -99,7 +99,11 @@ class Builds:
         began = time.monotonic()
         host = await self._open_host(devices, reason)
         if self._slow.intersection(devices):
-            self._note(self._key(devices[0]), time.monotonic() - began)
+            try:
+                await asyncio.to_thread(self._note, self._key(devices[0]), time.monotonic() - began)
+            except asyncio.CancelledError:
+                await host.close()
+                raise
         return host
 
     def progress(self, supervision: Supervision) -> list[Progress]:
@@ -141,15 +145,8 @@ class BuildTimes:
         times.pop(name, None)
         times[name] = seconds
         kept = dict(list(times.items())[-MAX_TIMES:])
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        number, draft = tempfile.mkstemp(prefix=f".{TIMES}.", dir=self._path.parent)
-        try:
-            with os.fdopen(number, "wb") as file:
-                file.write(msgspec.json.encode(kept))
-            Path(draft).replace(self._path)
-        except OSError:
-            Path(draft).unlink(missing_ok=True)
-            raise
+        with replacing(self._path) as file:
+            file.write(msgspec.json.encode(kept))
 
     def _read(self) -> dict[str, float]:
         try:

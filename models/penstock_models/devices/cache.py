@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from penstock_models.files import sync
+
 HEADER = "entry.json"
 FORMAT = 1
 LIMIT_BYTES = 2 * 1024**3
@@ -86,6 +88,8 @@ class ModelCache:
     def find(self, key: CacheKey) -> Entry | None:
         """The entry of exactly this key, every byte verified; one that is broken is dropped."""
         place = self.folder / key.name
+        if not place.exists():
+            return None  # what is published from now on stays
         header = _read_header(place)
         if header is None or header.key != key or not _holds(place, header.files):
             self.drop(key)
@@ -132,10 +136,10 @@ class ModelCache:
         header = msgspec.json.encode(_Header(FORMAT, key, dict(facts), files))
         (making / HEADER).write_bytes(header)
         for path in _files(making):
-            _sync(path)
+            sync(path)
         shutil.rmtree(place, ignore_errors=True)
         making.rename(place)
-        _sync(self.folder)
+        sync(self.folder)
         self._trim(keep=place)
         return Entry(place, dict(facts))
 
@@ -264,11 +268,3 @@ def _used(place: Path) -> float:
         return (place / HEADER).stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 
 from penstock_models.devices.supervision import Action, Close, Open, Probe, Ran, Slot, Supervision, Switch
-from penstock_models.errors import BundleError, ModelRefused, PlacementError
+from penstock_models.errors import BundleError, ModelRefused, PlacementError, one_line
 from penstock_models.hosts import Host
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
 
@@ -220,7 +220,7 @@ class SupervisedHost:
     def _failed(self, slot: Slot, error: Exception) -> None:
         self._error = error
         passed = getattr(error, "passed", None) or (str(error) or type(error).__name__,)
-        self.supervision.failed(slot, " ".join(passed[0].split())[:300], time.monotonic())
+        self.supervision.failed(slot, one_line(passed[0]), time.monotonic())
 
     async def _probe(self, slot: Slot, host: Host) -> None:
         good = await self._golden(host)

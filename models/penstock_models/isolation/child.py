@@ -7,19 +7,14 @@ while this one keeps its priority, for it and the threads that it starts are the
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import resource
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from penstock_models.background import step_back
+from penstock_models.children import end_with, give_way
 
-_PR_SET_PDEATHSIG = 1
-_OOM_SCORE = "500"  # of 1000: before the gateway, after whatever asks for it
+OOM_SCORE = 500  # before the gateway, after whatever asks for it
 
 
 def main() -> None:
@@ -39,13 +34,9 @@ def _settle_in(parent: int) -> None:
     # A parent that drains at SIGTERM, or is stopped by ^C, still needs this process; it ends with the socket.
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    give_way(OOM_SCORE)
     # The end of the socket says the same; this also ends a process that is stuck in an endless native call.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it went before the line above
-        os._exit(0)
+    end_with(parent)
 
 
 def _import_behind() -> None:

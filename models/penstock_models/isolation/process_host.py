@@ -85,7 +85,14 @@ class ProcessHost:
             BundleError, ModelRefused, PlacementError, UsageError: as a load in this process.
             HostError: the process could not be started, ended, or was not ready in time.
         """
-        load = Load(_absolute(path), tuple(devices), max_pixels, expected_digest, cache_bytes, model_cache)
+        load = Load(
+            _absolute(path),
+            tuple(devices),
+            max_pixels,
+            expected_digest,
+            cache_bytes,
+            os.fsencode(model_cache),
+        )
         host = await cls._started(path, threads, limit_bytes)
         try:
             await host._load(load, load_timeout_s)
@@ -179,6 +186,7 @@ class ProcessHost:
     def _on_end(self, _: asyncio.Future[None]) -> None:
         """It is gone: what it still said counts, everything else is settled."""
         reason = self._why or self._child.epitaph()
+        self.resident_bytes = 0
         if self._closing is None:
             self._refusal = f"its process {reason}"
         self._desk.refuse_waiting(self._refusal)
@@ -196,16 +204,17 @@ class ProcessHost:
     # --- loading, watching, closing
 
     async def _load(self, load: Load, timeout_s: float) -> None:
+        path = os.fsdecode(load.path)
         with contextlib.suppress(ChannelError):  # it ended already, and that says why
             self._line.say(self._line.slots[CONTROL], load)
         try:
             async with asyncio.timeout(timeout_s):
                 word = await asyncio.shield(self._loaded)
         except TimeoutError as error:
-            text = f"{load.path}: not loaded within {timeout_s:g} s; give it more time, or the machine less to do"
+            text = f"{path}: not loaded within {timeout_s:g} s; give it more time, or the machine less to do"
             raise HostError("load_timeout", text) from error
         if isinstance(word, Failed):
-            raise raised(word, load.path)
+            raise raised(word, path)
         self.info = word.info
         await self._measure()
 
@@ -219,11 +228,11 @@ class ProcessHost:
 
     async def _measure(self) -> bool:
         """Look at its memory, beside the event loop; False where the process is gone."""
-        try:
-            self.resident_bytes = await asyncio.to_thread(proportional_bytes, self._child.pid)
-        except OSError:
-            return False
-        return True
+        with contextlib.suppress(OSError):
+            size = await asyncio.to_thread(proportional_bytes, self._child.pid)
+            # Once it is reaped, its number may be another's.
+            self.resident_bytes = 0 if self._child.ended.done() else size
+        return not self._child.ended.done()
 
     async def _close(self) -> None:
         try:
@@ -247,6 +256,6 @@ class ProcessHost:
             self._child.kill()
 
 
-def _absolute(path: str) -> str:
+def _absolute(path: str) -> bytes:
     """The process has another working directory. Looks at no disk."""
-    return os.path.abspath(path)  # noqa: PTH100  # Path.resolve follows links, Path.absolute keeps `..`
+    return os.fsencode(os.path.abspath(path))  # noqa: PTH100  # Path.resolve follows links, Path.absolute keeps `..`

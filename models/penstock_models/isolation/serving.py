@@ -92,7 +92,7 @@ class _Serving:
                 self._executor = ThreadExecutor(
                     self._threads,
                     max_pixels=word.max_pixels,
-                    model_cache=ModelCache(Path(word.model_cache)) if word.model_cache else None,
+                    model_cache=ModelCache(Path(os.fsdecode(word.model_cache))) if word.model_cache else None,
                 )
                 self._start(self._load(word))
             case Close():
@@ -116,7 +116,9 @@ class _Serving:
         control = self._line.slots[CONTROL]
         started = threads()
         try:
-            info = await self._executor.load(word.path, word.devices, word.expected_digest, word.cache_bytes)
+            info = await self._executor.load(
+                os.fsdecode(word.path), word.devices, word.expected_digest, word.cache_bytes
+            )
         except PenstockError as error:
             self._line.say(control, failed(error))
             return

@@ -11,18 +11,15 @@ import contextlib
 import os
 import signal
 import socket
-import sys
-from pathlib import Path
 from typing import cast
 
-import penstock_models
+from penstock_models.children import command, ending, environment
+from penstock_models.errors import one_line
 
+CHILD = "penstock_models.isolation.child"
 MAX_LAST_WORDS = 2000  # bytes of what it said on standard output and error
 LAST_WORDS_S = 0.5  # for them to be read after its end
 _SHOWN = 300
-
-_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
-_ROOT = Path(penstock_models.__file__).resolve().parent.parent
 
 
 class Child(asyncio.SubprocessProtocol):
@@ -44,16 +41,15 @@ class Child(asyncio.SubprocessProtocol):
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        arguments = [str(theirs.fileno()), str(os.getpid()), str(threads)]
         try:
             _, child = await loop.subprocess_exec(
                 cls,
-                *(sys.executable, "-P", "-m", "penstock_models.isolation.child", *arguments),
+                *command(CHILD, theirs.fileno(), os.getpid(), threads),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                env=environment(),
                 cwd="/",
                 process_group=0,  # ^C on our terminal is for us
             )
@@ -78,12 +74,10 @@ class Child(asyncio.SubprocessProtocol):
     def epitaph(self) -> str:
         """How it ended, with its last words."""
         code = self._transport.get_returncode()
-        how = (
-            f"ended by {_signal(-code)}" if code is not None and code < 0 else f"ended with exit code {code}"
-        )
+        how = "ended" if code is None else f"ended {ending(code)}"
         if code == -signal.SIGKILL:
             how += ", from outside or for want of memory"
-        said = " ".join(self._last_words.decode(errors="replace").split())
+        said = one_line(self._last_words.decode(errors="replace"), MAX_LAST_WORDS)
         return f"{how}; it said: {said[-_SHOWN:]}" if said else how
 
     # --- called by the event loop
@@ -101,22 +95,3 @@ class Child(asyncio.SubprocessProtocol):
         self._transport.close()
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-def _environment() -> dict[str, str]:
-    """Nothing that would change what a model answers, and one thread where a library would start one a core."""
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    fixed = {
-        "PYTHONPATH": str(_ROOT),
-        "LC_ALL": "C.UTF-8",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    return kept | fixed
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

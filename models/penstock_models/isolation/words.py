@@ -16,7 +16,10 @@ from penstock_models.errors import (
     ModelRefused,
     PenstockError,
     PlacementError,
+    TemporaryError,
     UsageError,
+    from_disk,
+    one_line,
 )
 from penstock_models.isolation.packing import PackedItem, PackedOutcome
 from penstock_models.items import ServableInfo
@@ -26,12 +29,14 @@ MAX_REASONS = 64
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
-    path: str
+    """`path` and `model_cache` as the file system has them: a name need not be text."""
+
+    path: bytes
     devices: tuple[str, ...]
     max_pixels: int
     expected_digest: str
     cache_bytes: int
-    model_cache: str = ""
+    model_cache: bytes = b""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
@@ -52,7 +57,7 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """A load was refused. `kind` is the error's class; `reason` and `passed` are its attributes, where it has them."""
+    """A load was refused. `kind` is the error's class; `reason`, and `passed` or `problems`, its attributes where it has them."""
 
     kind: str
     message: str
@@ -82,16 +87,13 @@ replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 def failed(error: PenstockError) -> Failed:
     """The word for an error of a load."""
-    reason = error.reason if isinstance(error, ModelRefused) else ""
-    message = str(error).removeprefix(f"{reason}: ") if reason else str(error)
-    passed: Sequence[str] = ()
-    if isinstance(error, PlacementError | GoldenError):
-        passed = error.passed if isinstance(error, PlacementError) else error.problems
+    reason = getattr(error, "reason", "")
+    message = one_line(str(error).removeprefix(f"{reason}: "), MAX_TEXT)
+    passed: Sequence[str] = getattr(error, "passed", getattr(error, "problems", ()))
+    if not reason and from_disk(error):  # its cause stays behind, which is why another try may go well
+        return Failed(TemporaryError.__name__, message, "io")
     return Failed(
-        type(error).__name__,
-        message[:MAX_TEXT],
-        reason[:MAX_TEXT],
-        tuple(p[:MAX_TEXT] for p in passed[:MAX_REASONS]),
+        type(error).__name__, message, reason, tuple(one_line(p, MAX_TEXT) for p in passed[:MAX_REASONS])
     )
 
 
@@ -108,4 +110,6 @@ def raised(word: Failed, path: str) -> PenstockError:
             return GoldenError(word.message, word.passed)
         case "UsageError":
             return UsageError(word.message)
+        case "TemporaryError":
+            return TemporaryError(word.reason, word.message)
     return HostError("crashed", f"{path}: {word.message}")

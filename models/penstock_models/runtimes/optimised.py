@@ -8,7 +8,6 @@ is run only if it has the same tensors and gave the same bits on the same input 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 
 from penstock_models.devices.cache import CacheKey, MadeElsewhere, ModelCache
+from penstock_models.resident import own_resident_bytes
 
 FILE = "model.onnx"
 WORTH = 0.75  # of the plain load's time, at most, for an entry to be used
@@ -60,9 +60,9 @@ def opened(data: bytes, build: Callable[[bytes, Wish], Any], cache: ModelCache, 
 
 def _made(data: bytes, build: Callable[[bytes, Wish], Any], cache: ModelCache, key: CacheKey) -> Any:
     """The model's own session; beside it an entry is made, if only to say that it does not pay."""
-    before = _resident()
+    before = own_resident_bytes()
     session, plain_s = _timed(build, data, as_ever)
-    unfolds = _resident() - before > GROWTH * len(data) + SPARE_BYTES
+    unfolds = own_resident_bytes() - before > GROWTH * len(data) + SPARE_BYTES
     with contextlib.suppress(MadeElsewhere, OSError), cache.making(key) as folder:
         facts = {"pays": 0.0} if unfolds else _measured(data, build, session, plain_s, folder / FILE)
         if not facts["pays"]:
@@ -118,12 +118,3 @@ def _noise(node: Any) -> Any:
         return rng.integers(0, 128, shape).astype(name)
     known = {"float": "float32", "double": "float64", "float16": "float16"}
     return rng.random(shape).astype(known[name]) if name in known else np.zeros(shape, name)
-
-
-def _resident() -> int:
-    """What this process takes in memory, in bytes; 0 where the kernel does not say."""
-    try:
-        pages = Path("/proc/self/statm").read_text().split()[1]
-    except (OSError, IndexError):
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

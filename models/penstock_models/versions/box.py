@@ -5,11 +5,11 @@ take. A thin port over /proc and /sys/fs/cgroup (both versions); a file that is 
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from penstock_models.resident import proportional_bytes
 from penstock_models.versions.memory import Room
 
 MAX_PROCESSES = 256
@@ -84,12 +84,11 @@ class SystemBox:
         return found[:MAX_PROCESSES]
 
     def _taken(self, pid: int) -> int:
-        """Its share of what it maps; all that is resident where the kernel does not say."""
-        share = _table(self._root / f"proc/{pid}/smaps_rollup").get("Pss")
-        if share is not None:
-            return share
-        pages = next(_lines(self._root / f"proc/{pid}/statm"), "0 0").split()[1]
-        return int(pages) * resource.getpagesize()
+        """Its share of what it maps."""
+        try:
+            return proportional_bytes(pid, self._root / "proc")
+        except OSError:  # it ended since it was listed
+            return 0
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:

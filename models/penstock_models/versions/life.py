@@ -145,7 +145,6 @@ class Life:
     def forget_copy(self) -> None:
         """Its staged copy is gone: it is copied and measured again before its next load."""
         self.staged = self.need = None
-        self.tried = ""
 
     def _note_change(self) -> None:
         self.note = (

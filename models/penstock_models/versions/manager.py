@@ -8,9 +8,10 @@ goes wrong with one version touches no other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from asyncio import TaskGroup
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from penstock_models.errors import TemporaryError, UsageError
 from penstock_models.versions import status
@@ -18,7 +19,7 @@ from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.keeper import Keeper
 from penstock_models.versions.life import Life
 from penstock_models.versions.memory import Evict, Refuse, Returned
-from penstock_models.versions.model import Model, Wishes, used_digests
+from penstock_models.versions.model import Model, used_digests
 from penstock_models.versions.offers import Offers, Source
 from penstock_models.versions.record import RecordFile
 from penstock_models.versions.retry import Failure, classify
@@ -44,6 +45,7 @@ class VersionManager:
         self._wake = asyncio.Event()  # something happened: think again
         self._look = asyncio.Event()  # look at the source before its time
         self.scanned = asyncio.Event()  # the source was looked at since `run` began
+        self._wishing = asyncio.Lock()
         self._busy = False
         self._evicting = 0
 
@@ -71,10 +73,7 @@ class VersionManager:
             UsageError: no such model or label name, or the version is not available; the label stays.
             TemporaryError: `disk`: it could not be recorded; the label stays.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.move_label(label, version)
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.move_label(label, version))
 
     async def remove_label(self, name: str, label: str) -> None:
         """Take a label away.
@@ -82,10 +81,7 @@ class VersionManager:
         Raises:
             UsageError, TemporaryError: as `set_label`.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.remove_label(label)
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.remove_label(label))
 
     async def ask(self, name: str, version: int) -> None:
         """Want a version beside those of the policy; it survives a restart once this returns.
@@ -94,10 +90,7 @@ class VersionManager:
             UsageError: no such model or version.
             TemporaryError: `disk`: it could not be recorded, and is not wanted.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.ask(version, self._clock.now())
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.ask(version, self._clock.now()))
 
     async def take_back(self, name: str, version: int) -> None:
         """Want a version no more than the policy does.
@@ -105,10 +98,7 @@ class VersionManager:
         Raises:
             UsageError, TemporaryError: as `ask`.
         """
-        model = self._model(name)
-        before = model.wishes()
-        model.take_back(version)
-        await self._make_durable(model, before)
+        await self._wish(name, lambda model: model.take_back(version))
 
     def want(self, name: str, version: int | None = None) -> None:
         """Somebody asked in vain: load what is parked. Of an unknown model: nothing."""
@@ -229,24 +219,13 @@ class VersionManager:
         tasks.create_task(work, name=f"versions-{model.name}:{life.version}")
 
     async def _prepare(self, model: Model, life: Life) -> None:
-        try:
+        with self._trying(life):
             await self._steps.clean(used_digests(self._models.values()))
             staged, need = await self._steps.prepare(model, life)
             life.prepared(staged, need, self._clock.now())
-        except asyncio.CancelledError:
-            if not _is_cancelled():
-                self._fail(life, Failure("internal", "it was cancelled from within", False))
-                return
-            life.interrupted(self._clock.now())
-            raise
-        except Exception as error:  # whatever a version makes us raise is about this version
-            self._fail(life, classify(error))
-        finally:
-            self._busy = False
-            self._wake.set()
 
     async def _load(self, tasks: TaskGroup, model: Model, life: Life) -> None:
-        try:
+        with self._trying(life):
             verdict = await self._steps.admit(model, life, self._models.values())
             match verdict:
                 case Evict(victims=victims):
@@ -270,13 +249,18 @@ class VersionManager:
                     life.loaded(info, self._clock.now())
                     model.settle()  # a label that waited for it points to it when the traffic hears of it
                     self._steps.tell_available(life)
+
+    @contextlib.contextmanager
+    def _trying(self, life: Life) -> Iterator[None]:
+        """One step of a version. Whatever it makes us raise is about this version, and reaches no other."""
+        try:
+            yield
         except asyncio.CancelledError:
-            if not _is_cancelled():
-                self._fail(life, Failure("internal", "it was cancelled from within", False))
-                return
-            life.interrupted(self._clock.now())
-            raise
-        except Exception as error:  # as above
+            if _is_cancelled():
+                life.interrupted(self._clock.now())
+                raise
+            self._fail(life, Failure("internal", "it was cancelled from within", False))
+        except Exception as error:
             self._fail(life, classify(error))
         finally:
             self._busy = False
@@ -308,22 +292,24 @@ class VersionManager:
         self._steps.tell_failure(life)
         self._wake.set()
 
-    async def _make_durable(self, model: Model, before: Wishes) -> None:
-        """Write what was wished, or undo it."""
-        try:
-            await self._keeper.save()
-        except OSError as error:
-            model.restore(before)
-            raise TemporaryError(
-                "disk", f"{model.name}: not changed, as it cannot be recorded: {error}"
-            ) from error
-        finally:
-            self._wake.set()
-
-    def _model(self, name: str) -> Model:
-        if name not in self._models:
-            raise UsageError(f"no model {name!r} is served; there are {', '.join(self._models) or 'none'}")
-        return self._models[name]
+    async def _wish(self, name: str, change: Callable[[Model], None]) -> None:
+        """Change a model and write that, or undo it. One after the other, as undoing one must not undo the next."""
+        async with self._wishing:
+            model = self._models.get(name)
+            if model is None:
+                raise UsageError(
+                    f"no model {name!r} is served; there are {', '.join(self._models) or 'none'}"
+                )
+            before = model.wishes()
+            change(model)
+            try:
+                await self._keeper.save()
+            except OSError as error:
+                model.restore(before)
+                text = f"{name}: not changed, as it cannot be recorded: {error}"
+                raise TemporaryError("disk", text) from error
+            finally:
+                self._wake.set()
 
 
 def _is_cancelled() -> bool:

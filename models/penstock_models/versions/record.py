@@ -6,12 +6,11 @@ that cannot be read is named and left out; the next write replaces it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
-from penstock_models.ustar import sync_folder
+from penstock_models.files import replacing, sweep
 
 FORMAT = 1
 MAX_BYTES = 4 * 1024**2
@@ -61,6 +60,7 @@ class RecordFile:
 
     def load(self) -> tuple[Record, str]:
         """What was recorded, and "" or what is wrong with the file, in which case nothing was."""
+        sweep(self._path.parent)
         try:
             with self._path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -84,11 +84,5 @@ class RecordFile:
         Raises:
             OSError: it cannot be written; the old one is as it was.
         """
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(self._path) as file:
             file.write(msgspec.json.encode(record))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        sync_folder(self._path.parent)

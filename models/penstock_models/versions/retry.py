@@ -10,16 +10,24 @@ import hashlib
 
 import msgspec
 
-from penstock_models.errors import BundleError, GoldenError, ModelRefused, PlacementError, TemporaryError
+from penstock_models.errors import (
+    BundleError,
+    GoldenError,
+    ModelRefused,
+    PlacementError,
+    TemporaryError,
+    UsageError,
+    from_disk,
+    one_line,
+)
 
 RETRIES = 5
 LONGEST_S = 60.0
 _GROWTH = 3.0  # 1, 3, 9, 27, 60 s
 _JITTER = 0.25  # at most this part is taken off, so that boxes that failed together do not try together
-_MAX_TEXT = 500
 
-# What a limited child process says of a model that a loaded box may be to blame for.
-_TRANSIENT_REFUSALS = frozenset({"memory", "endless", "crashed"})
+# What a limited child process says of a model that a loaded box, or we ourselves, may be to blame for.
+_TRANSIENT_REFUSALS = frozenset({"memory", "endless", "starved", "crashed", "internal"})
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -32,7 +40,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 def classify(error: BaseException) -> Failure:
     """What an error of staging or loading means for the version."""
-    text = _one_line(error)
+    text = one_line(str(error)) or type(error).__name__
     match error:
         case TemporaryError(reason=reason):
             return Failure(reason, text, False)
@@ -42,12 +50,14 @@ def classify(error: BaseException) -> Failure:
             return Failure("placement", text, False)
         case TimeoutError():
             return Failure("timeout", text, False)
-        case _ if _from_disk(error):
+        case _ if from_disk(error):
             return Failure("io", text, False)
         case GoldenError():
             return Failure("golden", text, True)
         case BundleError():
             return Failure("bundle", text, True)
+        case UsageError():
+            return Failure("usage", text, True)
         case MemoryError():
             return Failure("memory", text, False)
     return Failure("internal", text, False)
@@ -64,18 +74,3 @@ def retry_at(failure: Failure, attempts: int, now: float, seed: str) -> float | 
     digest = hashlib.blake2b(f"{seed}:{attempts}".encode(), digest_size=4).digest()
     part = int.from_bytes(digest, "big") / 2**32
     return now + min(LONGEST_S, _GROWTH ** (attempts - 1)) * (1 - _JITTER * part)
-
-
-def _from_disk(error: BaseException) -> bool:
-    """An error that the operating system gave, perhaps told in other words by one of ours."""
-    seen: BaseException | None = error
-    for _ in range(4):
-        if isinstance(seen, OSError):
-            return True
-        seen = seen.__cause__ if seen is not None else None
-    return False
-
-
-def _one_line(error: BaseException) -> str:
-    name = "" if str(error) else type(error).__name__
-    return " ".join(f"{name}{error}".split())[:_MAX_TEXT]

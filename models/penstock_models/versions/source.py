@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from penstock_models.errors import UsageError
-from penstock_models.store import Place, Version, look, places
+from penstock_models.store import Place, Version, look, names_version, places
 from penstock_models.versions.offers import FRESH_S, Offer, Offers, Problem, stamp
 
 SETTLE_S = 5.0
@@ -40,7 +40,7 @@ class ListSource:
 
     def set(self, paths: Sequence[Path]) -> None:
         """State anew, and in full, what is offered."""
-        self._places = [Place(p, p.parent.name, int(p.name)) if p.name.isdigit() else Place(p) for p in paths]
+        self._places = [Place(p, p.parent.name, int(p.name)) if names_version(p) else Place(p) for p in paths]
 
     def scan(self, now: float, wall: float) -> Offers:
         return self._scan(self._places, now, wall)

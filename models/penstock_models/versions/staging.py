@@ -22,8 +22,8 @@ from penstock_models.bundle import SUFFIX, Bundle, copy_bundle, open_bundle
 from penstock_models.errors import BundleError, PenstockError, TemporaryError
 from penstock_models.manifest import Manifest
 from penstock_models.versions.offers import FRESH_S, Offer, stamp
-from penstock_models.versions.packing import pack_apart
 from penstock_models.versions.waiting import in_thread
+from penstock_models.vetting.vet import pack_apart
 
 MAX_BYTES = 16 * 1024**3
 _MAKING = ".making-"
@@ -65,12 +65,13 @@ class Staging:
             await self._copy(offer, making)
             return await in_thread(lambda _: self._publish(offer, making))
         finally:
-            making.unlink(missing_ok=True)
+            # To free what is large takes the disk its time.
+            await in_thread(lambda _: making.unlink(missing_ok=True))
 
     def find(self, digest: str, stamp: str) -> Staged | None:
         """The copy of that digest, verified again; None where there is none that is whole. Blocks on the disk."""
         path = self._path(digest)
-        if not digest or not path.is_file():
+        if not _COPY.fullmatch(path.name):  # also of a record, in which anything may stand
             return None
         with contextlib.suppress(PenstockError, OSError):
             bundle = open_bundle(path)

@@ -80,14 +80,17 @@ class Steps:
         """Copy, verify, compare with what serves, and measure.
 
         Raises:
-            PenstockError, OSError: as `Staging.stage`, `Model.check_drift` and `Loader.measure`.
+            PenstockError, OSError: as `Staging.stage`, `Model.check_drift` and `Loader.measure`; `io` where its copy is no
+                longer whole.
         """
         staged = life.staged
         if staged is None:
-            assert life.offer is not None  # only what is offered, or staged before a restart, is aspired
+            if life.offer is None:  # it came from before a restart
+                text = f"the copy of {life.name}:{life.version} is damaged, and the store has it no more"
+                raise TemporaryError("io", text)
             staged = await self._staging.stage(life.offer)
         model.check_drift(life.version, staged.manifest)
-        async with self._limited("measuring", life):
+        async with self._on_a_whole_copy("measuring", life, staged):
             return staged, await self._loader.measure(staged)
 
     async def admit(self, model: Model, life: Life, models: Iterable[Model]) -> Verdict:
@@ -110,17 +113,9 @@ class Steps:
         Raises:
             PenstockError, OSError: as `Loader.load`; `io` where its copy is no longer whole.
         """
-        staged = life.staged
-        assert staged is not None
-        try:
-            async with self._limited("loading", life):
-                return await self._loader.load(staged)
-        except Exception as error:
-            if await in_thread(lambda _: self._staging.find(staged.digest, staged.stamp)) is None:
-                life.forget_copy()
-                text = f"the copy of {life.name}:{life.version} is damaged and is made anew: {error}"
-                raise TemporaryError("io", text) from error
-            raise
+        assert life.staged is not None
+        async with self._on_a_whole_copy("loading", life, life.staged):
+            return await self._loader.load(life.staged)
 
     async def unload(self, life: Life) -> None:
         """Retire a version and free it. Cancelled while it retires, it stays; while it is freed, that is finished.
@@ -189,11 +184,17 @@ class Steps:
         return Resident(life.name, life.version, size, life.since, usage.last_used, usage.running, pinned)
 
     @contextlib.asynccontextmanager
-    async def _limited(self, doing: str, life: Life) -> AsyncIterator[None]:
+    async def _on_a_whole_copy(self, doing: str, life: Life, staged: Staged) -> AsyncIterator[None]:
+        """Within the time limit; what goes wrong with a copy that is no longer whole is not the version's fault."""
+        name = f"{life.name}:{life.version}"
         try:
             async with self.clock.limit(self._load_s):
                 yield
         except TimeoutError as error:
-            raise TemporaryError(
-                "timeout", f"{doing} {life.name}:{life.version} took longer than {self._load_s:g} s"
-            ) from error
+            raise TemporaryError("timeout", f"{doing} {name} took longer than {self._load_s:g} s") from error
+        except Exception as error:
+            if await in_thread(lambda _: self._staging.find(staged.digest, staged.stamp)) is None:
+                life.forget_copy()
+                text = f"the copy of {name} is damaged and is made anew: {error}"
+                raise TemporaryError("io", text) from error
+            raise

@@ -11,28 +11,22 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-import penstock_models
+from penstock_models.children import command, environment
 from penstock_models.errors import UsageError
+from penstock_models.versions.box import SystemBox
 from penstock_models.vetting.listening import Advance, Ended, Listener, conclude, waited_s
-from penstock_models.vetting.verdict import Limits, Request, Vetted, refused
+from penstock_models.vetting.verdict import Kind, Limits, Reason, Request, Vetted, refused
 
 CHILD = "penstock_models.vetting.child"
 END_S = 2.0  # from the child's last word to its end
 SPARE_SHARE = 0.75  # of the box's free memory that a child may take
-
-# A driver is found and chosen by these; everything else of the environment stays outside.
-_KEPT = ("LD_LIBRARY_PATH", "PATH", "HOME")
-_KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "OPENVINO_", "INTEL_OPENVINO_", "ORT_")
-
 
 _CALLED_OFF = refused("internal", "it was called off before it was done")
 
@@ -42,12 +36,14 @@ class _CalledOff(Exception):
 
 
 class Subject(NamedTuple):
-    """What is to be vetted. `name` and `version` are those of a bare model file's folder."""
+    """What is to be vetted. `name` and `version` are those of a bare model file's folder; `out` is the new file that its
+    bundle is written into, where one is wanted."""
 
-    kind: Literal["bundle", "bare", "model"]
+    kind: Kind
     path: Path
     name: str = ""
     version: int | None = None
+    out: Path | None = None
 
 
 class Attempt:
@@ -69,19 +65,21 @@ class Attempt:
 
         Raises:
             UsageError: there is nothing at the path, or it cannot be read.
+            OSError: the file for the bundle cannot be made.
         """
         subject = self._subject
-        descriptor = _opened(subject.path)
-        try:
-            mode = os.fstat(descriptor).st_mode
+        with contextlib.ExitStack() as opened:
+            given = _opened(subject.path)
+            opened.callback(os.close, given)
+            mode = os.fstat(given).st_mode
             if not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and subject.kind != "model")):
-                reason: Literal["not_a_model", "bundle"] = (
-                    "not_a_model" if subject.kind == "model" else "bundle"
-                )
+                reason: Reason = "not_a_model" if subject.kind == "model" else "bundle"
                 return refused(reason, f"{subject.path} is not a regular file")
-            return self._converse(descriptor)
-        finally:
-            os.close(descriptor)
+            out = None
+            if subject.out is not None:
+                out = os.open(subject.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                opened.callback(os.close, out)
+            return self._converse(given, out)
 
     def kill(self) -> None:
         """End the child, or let none be started."""
@@ -92,12 +90,12 @@ class Attempt:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _converse(self, descriptor: int) -> Vetted:
+    def _converse(self, given: int, out: int | None) -> Vetted:
         limits = msgspec.structs.replace(self._limits, memory_bytes=_granted(self._limits.memory_bytes))
         reader, writer = os.pipe()
         with os.fdopen(reader, "rb", buffering=0) as words:
             try:
-                process = self._start(descriptor, writer, limits)
+                process = self._start(given, out, writer, limits)
             except _CalledOff:
                 return _CALLED_OFF
             except OSError as error:
@@ -120,20 +118,21 @@ class Attempt:
         )
         return conclude(ended, str(self._subject.path), limits)
 
-    def _start(self, descriptor: int, writer: int, limits: Limits) -> subprocess.Popen[bytes]:
+    def _start(self, given: int, out: int | None, writer: int, limits: Limits) -> subprocess.Popen[bytes]:
         subject = self._subject
         request = Request(
             subject.kind,
-            descriptor,
-            str(subject.path),
+            given,
+            _text(str(subject.path)),
             os.getpid(),
             limits.memory_bytes,
             limits.cpu_s,
             self._devices,
-            subject.name,
+            _text(subject.name),
             subject.version,
+            out,
         )
-        words = [sys.executable, "-P", "-m", CHILD, msgspec.json.encode(request).decode(), str(writer)]
+        words = command(CHILD, msgspec.json.encode(request).decode(), writer)
         folder = Path(tempfile.mkdtemp(prefix="penstock-vet-"))
         try:
             with self._lock:
@@ -144,9 +143,9 @@ class Attempt:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    pass_fds=(descriptor, writer),
+                    pass_fds=(given, writer) if out is None else (given, writer, out),
                     cwd=folder,
-                    env=environment(os.environ),
+                    env=environment(),
                     # A group to be ended as a whole; no session, as Linux lets priorities count within one only.
                     process_group=0,
                 )
@@ -160,25 +159,18 @@ class Attempt:
         if ended_by_itself:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_S)
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
         with self._lock:
-            process.wait()
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            self._process = None  # for `kill`, which must not wait until the kernel has its memory back
+        process.wait()
         assert process.stderr is not None
         process.stderr.close()
 
 
-def environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """The child's environment: where to find libraries, one thread, nothing else of the parent's."""
-    root = str(Path(penstock_models.__file__).resolve().parent.parent)
-    given = [str(Path(p).resolve()) for p in outer.get("PYTHONPATH", "").split(os.pathsep) if p]
-    kept = {k: v for k, v in outer.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join([root, *given]),
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+def _text(name: str) -> str:
+    """A file's name may hold bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _opened(path: Path) -> int:
@@ -190,8 +182,5 @@ def _opened(path: Path) -> int:
 
 def _granted(wanted: int) -> int:
     """No more memory than the box can spare, so that nobody else is pushed out by a model that nobody knows."""
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        spare = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        return min(wanted, int(spare * SPARE_SHARE))
-    return wanted
+    spare = int(SystemBox().room().available_bytes * SPARE_SHARE)
+    return min(wanted, spare) if spare else wanted

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import msgspec
 
 from penstock_models.bundle import digest_at, locate
 from penstock_models.errors import PenstockError
+from penstock_models.files import replacing, sweep
 from penstock_models.store import holds_bundle
 from penstock_models.vetting.attempt import Attempt, Subject
 from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted, life_s
@@ -73,15 +73,15 @@ class Verdicts:
             UsageError: as `vet.vet`.
         """
         path = Path(path)
-        digest = await asyncio.to_thread(_digest, path)
+        place, digest = await asyncio.to_thread(_identified, path)
         if not digest:
             return await vet(path, devices, limits)
-        key = key_of(digest, devices, limits, versions())
+        key = key_of(digest, devices, limits, await asyncio.to_thread(versions))
         known = await asyncio.to_thread(self.get, key, digest)
         if known is not None:
             return known
-        attempt = Attempt(Subject("bundle", locate(path)), tuple(devices), limits, None)
-        return await in_turn(attempt, lambda: self._settled(key, digest, attempt))
+        attempt = Attempt(Subject("bundle", place), tuple(devices), limits, None)
+        return await in_turn(attempt, lambda: self._settled(key, digest, place, attempt))
 
     def get(self, key: str, digest: str) -> Vetted | None:
         """What was given under `key` and may still be believed, of this very digest."""
@@ -96,27 +96,26 @@ class Verdicts:
         if life_s(verdict) == 0:
             return
         data = msgspec.json.encode(_Entry(FORMAT, key, self._clock(), verdict))
-        draft = self._folder / f".{key}.{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                draft.write_bytes(data)
-                draft.replace(self._folder / f"{key}{SUFFIX}")
-            finally:
-                draft.unlink(missing_ok=True)
+            with replacing(self._folder / f"{key}{SUFFIX}") as file:
+                file.write(data)
             self._trim()
 
-    def _settled(self, key: str, digest: str, attempt: Attempt) -> Vetted:
+    def _settled(self, key: str, digest: str, place: Path, attempt: Attempt) -> Vetted:
         """The verdict when the turn comes: another one may have asked for the same meanwhile."""
         known = self.get(key, digest)
         if known is not None:
             return known
         verdict = attempt.run()
-        if verdict.digest in ("", digest):  # else it was replaced while it was read
+        # What the child could not open has no digest: it may be half a copy, whose manifest is the whole one's. A child that
+        # was ended could not say which it was.
+        ended = not verdict.digest and verdict.reason in ("memory", "endless", "crashed")
+        if digest == (_identified(place)[1] if ended else verdict.digest):
             self.put(key, verdict)
         return verdict
 
     def _trim(self) -> None:
+        sweep(self._folder)
         found = [entry for entry in os.scandir(self._folder) if entry.name.endswith(SUFFIX)]
         if len(found) > MAX_ENTRIES:
             found.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
@@ -139,12 +138,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _digest(path: Path) -> str:
-    """The digest of a bundle, "" where it has none that could be read: the child says why."""
+def _identified(path: Path) -> tuple[Path, str]:
+    """Where a bundle lies, and its digest; "" where it has none that could be read: the child says why."""
     try:
-        return digest_at(path) if holds_bundle(path) else ""
+        if holds_bundle(path):
+            place = locate(path)
+            return place, digest_at(place)
     except PenstockError:
-        return ""
+        pass
+    return path, ""
 
 
 def _read(path: Path) -> _Entry | None:

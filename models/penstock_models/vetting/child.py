@@ -11,6 +11,7 @@ import sys
 
 import msgspec
 
+from penstock_models.children import end_with
 from penstock_models.vetting import confine
 from penstock_models.vetting.verdict import Progress, Report, Request, Vetted
 
@@ -24,7 +25,7 @@ def main(words: list[str]) -> None:
     def say(said: Progress | Vetted) -> None:
         os.write(out, encoder.encode(Report(said)) + b"\n")
 
-    confine.end_with(request.parent)
+    end_with(request.parent)
     confine.step_back()
     network = confine.cut_off()
     # Not before: what these import starts threads, and the filter holds for those that come after it.

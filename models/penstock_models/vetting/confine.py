@@ -8,50 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import platform
 import resource
-import signal
 from pathlib import Path
 from typing import Literal
 
+from penstock_models import background, children
 from penstock_models.vetting.filter import FilterProgram, program
 
 MAX_OPEN_FILES = 64
+OOM_SCORE = 1000
 MAX_FILE_BYTES = 1024**2
 HOST_DEVICES = frozenset({"cpu", "openvino", "xnnpack"})
 
 Network = Literal["seccomp", "namespace", "open"]
 
-_SET_PDEATHSIG = 1
 _SET_SECCOMP = 22
 _SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
-_IOPRIO_IDLE = 3 << 13
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def end_with(parent: int) -> None:
-    """Let the kernel kill this process when the one that started it is gone; it may be gone already."""
-    _libc.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def step_back() -> None:
     """Run after everybody else: lowest priority for processor and disk, first to go where memory runs out, no core."""
-    with contextlib.suppress(OSError):
-        os.nice(19)
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        _libc.syscall(number, 1, 0, _IOPRIO_IDLE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    background.step_back()
+    children.give_way(OOM_SCORE)
     _lower(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
 
 
@@ -69,13 +53,14 @@ def cut_off() -> Network:
     return "open"
 
 
-def limit(memory_bytes: int, cpu_s: int, devices: tuple[str, ...]) -> None:
+def limit(memory_bytes: int, cpu_s: int, devices: tuple[str, ...], file_bytes: int = MAX_FILE_BYTES) -> None:
     """Bound what the process may take from now on, beyond what it has.
 
     Args:
         memory_bytes: of address space. A driver of an accelerator maps more than there is memory, so where one is wanted
             only private memory is bounded.
         cpu_s: processor time; then the kernel ends it by SIGXCPU.
+        file_bytes: of any file that it writes.
     """
     size, data = _mapped()
     _lower(resource.RLIMIT_DATA, data + memory_bytes)
@@ -84,7 +69,7 @@ def limit(memory_bytes: int, cpu_s: int, devices: tuple[str, ...]) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
     _lower(resource.RLIMIT_CPU, soft, soft + 2)
-    _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
+    _lower(resource.RLIMIT_FSIZE, file_bytes)
 
 
 def _filtered() -> bool:

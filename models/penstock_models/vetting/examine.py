@@ -7,6 +7,7 @@ Owns the order of it and which reason an error means. Opening, loading and golde
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 
 from penstock_models import golden, safety
 from penstock_models.allocator import keep_freed_memory
+from penstock_models.archive import MAX_TOTAL_BYTES
 from penstock_models.bundle import Bundle, memory_bundle, open_bundle
 from penstock_models.errors import (
     GoldenError,
@@ -33,6 +35,7 @@ from penstock_models.runtimes import available, open_session
 from penstock_models.runtimes.session import RunError
 from penstock_models.servable import Servable
 from penstock_models.store import describe_bare
+from penstock_models.ustar import write_into
 from penstock_models.vetting import confine
 from penstock_models.vetting.footprint import Footprint
 from penstock_models.vetting.verdict import (
@@ -73,7 +76,9 @@ class _Trial:
             if available(runtime):
                 importlib.import_module(_MODULES[runtime])
         keep_freed_memory()
-        confine.limit(self.request.memory_bytes, self.request.cpu_s, self.request.devices)
+        request = self.request
+        file_bytes = MAX_TOTAL_BYTES if request.out is not None else confine.MAX_FILE_BYTES
+        confine.limit(request.memory_bytes, request.cpu_s, request.devices, file_bytes)
         return Footprint()
 
 
@@ -92,7 +97,9 @@ def examine(request: Request, tell: Tell) -> Vetted:
                 runtimes = {variant.runtime for variant in bundle.manifest.variants}
                 return _version(trial, bundle, trial.confined(runtimes))
             case "bare":
-                return _bare(trial)
+                return _version(trial, *_packed(trial))
+            case "pack":
+                return _written(trial, _packed(trial)[0])
             case "model":
                 return _model(trial)
     except Exception as error:  # a bundle may come from anywhere: whatever it makes us raise is about it
@@ -122,8 +129,8 @@ def _version(trial: _Trial, bundle: Bundle, footprint: Footprint) -> Vetted:
     return _identified(trial, verdict)
 
 
-def _bare(trial: _Trial) -> Vetted:
-    """A folder with a model file and no manifest: made a bundle in memory, as a store does, and then tried as one."""
+def _packed(trial: _Trial) -> tuple[Bundle, Footprint]:
+    """A folder with a model file and no manifest, made a bundle in memory, as a store does."""
     # Packing imports a good deal that no bundle needs.
     from penstock_models.pack import build, read_model
 
@@ -132,7 +139,19 @@ def _bare(trial: _Trial) -> Vetted:
     footprint = trial.confined([runtime])
     trial.at("packing it")
     manifest, files = build(description)
-    return _version(trial, memory_bundle(manifest, files, trial.place), footprint)
+    return memory_bundle(manifest, files, trial.place), footprint
+
+
+def _written(trial: _Trial, bundle: Bundle) -> Vetted:
+    """The bundle, written and durable where the parent wants it."""
+    assert trial.request.out is not None
+    trial.bundle = bundle
+    trial.at("writing its bundle")
+    with os.fdopen(trial.request.out, "wb") as file:
+        write_into(file, bundle.members(lambda: None))
+        file.flush()
+        os.fsync(file.fileno())
+    return _identified(trial, Vetted(True))
 
 
 def _model(trial: _Trial) -> Vetted:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 from pathlib import Path
 
-from penstock_models.resident import proportional_bytes
+from penstock_models.resident import own_resident_bytes, proportional_bytes
 
-_STATM = Path("/proc/self/statm")
 _STATUS = Path("/proc/self/status")
 
 
@@ -21,23 +19,16 @@ class Footprint:
             OSError
         ):  # an old kernel: the peak then counts from the start of the process
             Path("/proc/self/clear_refs").write_text("5")
-        self._start = _resident()
+        self._start = own_resident_bytes()
         self.base_bytes = proportional_bytes(os.getpid())
 
     def resident_bytes(self) -> int:
         """How much the process grew."""
-        return max(0, _resident() - self._start)
+        return max(0, own_resident_bytes() - self._start)
 
     def peak_bytes(self) -> int:
         """How much it had grown at its highest."""
         return max(0, _highest() - self._start)
-
-
-def _resident() -> int:
-    try:
-        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0
 
 
 def _highest() -> int:

@@ -17,12 +17,13 @@ from typing import IO, NamedTuple
 
 import msgspec
 
+from penstock_models.children import ending
+from penstock_models.errors import one_line
 from penstock_models.vetting.verdict import (
     Limits,
     Progress,
     Report,
     Vetted,
-    line,
     memory_wanted,
     out_of_memory,
     over_memory,
@@ -92,7 +93,7 @@ class Listener:
                     case Vetted() as verdict:
                         self.verdict = tidy(verdict)
                     case Progress(stage, done, total):
-                        self.stage = line(stage)
+                        self.stage = one_line(stage)
                         if done and self._advance:
                             self._advance(done, total)
 
@@ -102,7 +103,7 @@ class Listener:
 
 def conclude(ended: Ended, shown: str, limits: Limits) -> Vetted:
     """What the end of a child that gave no verdict says about the model."""
-    last = line(ended.tail.strip().rpartition("\n")[2][-200:])
+    last = one_line(ended.tail.strip().rpartition("\n")[2][-200:])
     during = f"{shown}: "
     if ended.late and ended.waited_s > STARVED_SHARE * limits.wall_s:
         return refused(
@@ -128,7 +129,7 @@ def conclude(ended: Ended, shown: str, limits: Limits) -> Vetted:
             f"{during}was killed while {ended.stage}, as the kernel does where the box's memory runs out",
         )
     if ended.code < 0:
-        return refused("crashed", f"{during}ended by {_signal(-ended.code)} while {ended.stage} {last}")
+        return refused("crashed", f"{during}ended {ending(ended.code)} while {ended.stage} {last}")
     return refused("internal", f"{during}the child left with code {ended.code} while {ended.stage}: {last}")
 
 
@@ -139,10 +140,3 @@ def waited_s(pid: int) -> float:
         for place in Path(f"/proc/{pid}/task").iterdir():
             waited_ns += int((place / "schedstat").read_text().split()[1])
     return waited_ns / 1e9
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

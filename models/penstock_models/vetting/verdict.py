@@ -18,6 +18,7 @@ from penstock_models.errors import (
     PenstockError,
     PlacementError,
     UsageError,
+    one_line,
 )
 
 Reason = Literal[
@@ -65,8 +66,11 @@ _OUT_OF_MEMORY = (
     "Cannot allocate memory",
 )
 
+Kind = Literal["bundle", "bare", "pack", "model"]
+"""What is tried: a bundle (a file or a folder); a folder with a single model file, made a bundle in the child; the same, and
+the bundle is written, and not tried; one model file."""
+
 MAX_PROBLEMS = 20
-MAX_TEXT = 500
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -87,13 +91,11 @@ DEFAULT_LIMITS = Limits()
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A child's order. `descriptor` is the open bundle, folder or model file; `shown` its path, for messages.
-
-    `kind`: `bundle` (a file or a folder), `bare` (a folder with a single model file, made a bundle in the child), or
-    `model` (one model file).
+    """A child's order. `descriptor` is the open bundle, folder or model file; `shown` its path, for messages; `out` the open
+    file that a bundle is written into, where one is wanted.
     """
 
-    kind: Literal["bundle", "bare", "model"]
+    kind: Kind
     descriptor: int
     shown: str
     parent: int
@@ -102,6 +104,7 @@ class Request(msgspec.Struct, frozen=True):
     devices: tuple[str, ...] = ()
     name: str = ""
     version: int | None = None
+    out: int | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -204,11 +207,5 @@ def refused(reason: Reason, message: str, problems: tuple[str, ...] = ()) -> Vet
 
 def tidy(verdict: Vetted) -> Vetted:
     """With texts of one bounded, printable line each: a child that a model took over may say anything."""
-    problems = tuple(map(line, verdict.problems[:MAX_PROBLEMS]))
-    return msgspec.structs.replace(verdict, message=line(verdict.message), problems=problems)
-
-
-def line(text: str) -> str:
-    """One bounded, printable line."""
-    printable = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * MAX_TEXT])
-    return " ".join(printable.split())[:MAX_TEXT]
+    problems = tuple(map(one_line, verdict.problems[:MAX_PROBLEMS]))
+    return msgspec.structs.replace(verdict, message=one_line(verdict.message), problems=problems)

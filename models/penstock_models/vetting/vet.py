@@ -38,7 +38,7 @@ async def vet(
     Raises:
         UsageError: there is nothing at `path`, or it cannot be read.
     """
-    attempt = _attempt(Path(path), devices, limits, advance)
+    attempt = await asyncio.to_thread(_attempt, Path(path), devices, limits, advance)
     return await in_turn(attempt, attempt.run)
 
 
@@ -64,6 +64,20 @@ def require_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         ModelRefused, PlacementError: as loading it, or `memory`, `endless`, `crashed`.
     """
     _waited_for(Attempt(Subject("model", path), (), limits, None)).require()
+
+
+async def pack_apart(source: Path, out: Path) -> None:
+    """Pack a folder with a bare model file into the new file `out`, in a limited child process: it runs the model.
+
+    Cancelled, it ends the child first. Whatever is in `out` then, or after an error, is worth nothing.
+
+    Raises:
+        UsageError, BundleError, PlacementError: as packing; `endless`, `memory`, `crashed` where it went beyond the limits.
+        OSError: `out` cannot be made.
+    """
+    name, version = await asyncio.to_thread(bare_identity, source)
+    attempt = Attempt(Subject("pack", source, name, version, out), (), DEFAULT_LIMITS, None)
+    (await in_turn(attempt, attempt.run)).require()
 
 
 async def in_turn(attempt: Attempt, work: Callable[[], Vetted]) -> Vetted:

@@ -31,6 +31,8 @@ from penstock_models.devices.supervised import Limits, SupervisedHost
 from penstock_models.devices.supervision import Supervision
 from penstock_models.errors import PlacementError
 from penstock_models.hosts import Host
+from penstock_models.images import MAX_PIXELS
+from penstock_models.isolation.process_host import ProcessHost
 from penstock_models.items import Answer, EncodedImage, Item, Outcome
 from penstock_models.pack import pack
 from penstock_models.runtimes import open_session
@@ -38,7 +40,7 @@ from penstock_models.runtimes.ort import OrtSession, _require_assignment, cache_
 from penstock_models.runtimes.placement import NotProven
 from penstock_models.servable import Servable
 from tests.conftest import ROOT
-from tests.extras.openvino.children import ChildHost
+from tests.models.hosted import pid_of
 from tests.models.loaded import bundle, fates, floats, looper, output, picker, scaler
 from tests.models.onnx_files import autoencoder, classifier, model, tensor
 
@@ -155,11 +157,13 @@ def test_device_that_answers_otherwise_is_passed_over(realdata: Path, tmp_path: 
 
 
 @pytest.fixture
-def packages(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the onnxruntime package by links, in which a file can be removed without harm to the environment."""
+def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the onnxruntime package by links, in which a file can be removed without harm to the environment; what is
+    started from here looks there first."""
     package = Path(ort.__file__).parent
     copy = package.parent.parent / f".test-packages-{os.getpid()}"  # links stay on one disk
     shutil.copytree(package, copy / "onnxruntime", copy_function=os.link)
+    monkeypatch.setenv("PYTHONPATH", str(copy))
     yield copy
     shutil.rmtree(copy)
 
@@ -182,21 +186,30 @@ def written(folder: Path) -> Path:
 
 
 class Opened:
-    """The port that opens child hosts, and all of them."""
+    """The port that opens processes, and all of them."""
 
-    def __init__(self, path: Path, packages: Path | None = None, cache: Path | None = None) -> None:
-        self.hosts: list[ChildHost] = []
+    def __init__(self, path: Path, cache: Path | None = None) -> None:
+        self.hosts: list[ProcessHost] = []
         self.failed: list[str] = []
-        self._open = partial(ChildHost.open, path, cache=cache, packages=packages)
+        self._open = partial(
+            ProcessHost.open,
+            str(path),
+            max_pixels=MAX_PIXELS,
+            load_timeout_s=60.0,
+            model_cache=str(cache or ""),
+        )
 
     async def open(self, devices: Sequence[str], reason: str) -> Host:
-        (device,) = devices
         try:
-            self.hosts.append(await self._open(device))
+            self.hosts.append(await self._open(devices))
         except PlacementError as error:
             self.failed.append(str(error))
             raise
         return self.hosts[-1]
+
+
+def ended(host: ProcessHost) -> bool:
+    return not Path(f"/proc/{pid_of(host)}").exists()
 
 
 async def until(condition: Callable[[], Any], seconds: float = 30) -> None:
@@ -212,7 +225,7 @@ async def answered(host: Host) -> list[Outcome]:
 
 
 async def test_it_is_given_up_and_taken_back(tmp_path: Path, packages: Path) -> None:
-    opened = Opened(written(tmp_path), packages)
+    opened = Opened(written(tmp_path))
     host = await SupervisedHost.open("scaler", Supervision(PREFERRED, QUICK), opened.open, limits=LIMITS)
     try:
         assert host.info.placement == "onnxruntime:openvino" and host.degraded == ""
@@ -220,11 +233,11 @@ async def test_it_is_given_up_and_taken_back(tmp_path: Path, packages: Path) -> 
 
         restore = remove_plugin(packages)  # the one that runs has it loaded: nothing happens yet
         await answered(host)
-        opened.hosts[0].process.send_signal(signal.SIGSEGV)
+        os.kill(pid_of(opened.hosts[0]), signal.SIGSEGV)
         await until(lambda: host.info.placement == "onnxruntime:cpu" and host.available)
         await answered(host)
         assert "scaler: on cpu instead of openvino since" in host.degraded
-        assert "the process ended with -11" in host.degraded
+        assert "ended by SIGSEGV" in host.degraded
 
         await until(lambda: len(opened.failed) >= 2)  # asked again, and not there
         assert "openvino" in opened.failed[0]
@@ -235,10 +248,10 @@ async def test_it_is_given_up_and_taken_back(tmp_path: Path, packages: Path) -> 
         await until(lambda: host.info.placement == "onnxruntime:openvino")
         await answered(host)
         assert host.degraded == ""
-        await until(lambda: [one.process.returncode for one in opened.hosts].count(None) == 1)
+        await until(lambda: [ended(one) for one in opened.hosts].count(False) == 1)
     finally:
         await host.close()
-    assert all(one.process.returncode is not None for one in opened.hosts)
+    assert all(map(ended, opened.hosts))
 
 
 def test_missing_library_is_named_and_nothing_is_printed(packages: Path) -> None:
@@ -270,7 +283,7 @@ print(open_session(scaler(), "onnx", devices=("openvino", "cpu")).placement)
 
 async def test_box_that_starts_without_it_serves_and_takes_it_later(tmp_path: Path, packages: Path) -> None:
     restore = remove_plugin(packages)
-    opened = Opened(written(tmp_path), packages)
+    opened = Opened(written(tmp_path))
     host = await SupervisedHost.open("scaler", Supervision(PREFERRED, QUICK), opened.open, limits=LIMITS)
     try:
         assert host.info.placement == "onnxruntime:cpu" and host.degraded
