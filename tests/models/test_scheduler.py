@@ -311,3 +311,34 @@ async def test_a_saturated_version_leaves_the_next_slot_to_a_quiet_one() -> None
         await desk.executor.finish()
         await desk.executor.finish()
         assert [key for key, _ in desk.done] == ["a0", "b"]
+
+
+CRASHED: Outcome = Refusal("failed", "model_error", "its process ended", suspect=True)
+
+
+async def test_a_request_under_which_the_process_died_is_tried_once_more() -> None:
+    async with running(Desk()) as desk:
+        desk.submit("a")
+        desk.scheduler.kick()
+        await desk.executor.finish(lambda _: CRASHED)
+        assert desk.done == []
+        await desk.executor.finish()
+        assert desk.done == [("a", ANSWER)] and not desk.scheduler.quarantine
+        desk.submit("b")
+        desk.scheduler.kick()
+        await desk.executor.finish(lambda _: CRASHED)
+        await desk.executor.finish(lambda _: CRASHED)
+        assert desk.done[-1] == ("b", CRASHED) and await desk.scheduler.drain(1.0)
+
+
+async def test_one_hang_alone_may_be_the_machines_fault_and_two_are_not() -> None:
+    async with running(Desk()) as desk:
+        for _ in range(3):
+            for key in ("x", "y", "z", "slow"):
+                desk.submit(key)
+                desk.scheduler.kick()
+                await desk.executor.finish(
+                    lambda item: TIMED_OUT if item.payload == Tensor(b"slow") else ANSWER
+                )
+        assert [outcome for key, outcome in desk.done if key == "slow"] == [TIMED_OUT] * 2
+        assert desk.settled == [("slow", ("rejected", "quarantined"))]

@@ -26,6 +26,7 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._until: dict[bytes, float] = {}
+        self._once: dict[bytes, None] = {}
 
     def __len__(self) -> int:
         return len(self._until)
@@ -35,9 +36,19 @@ class Quarantine:
         until = self._until.get(fingerprint(digest, item))
         return until is not None and now < until
 
-    def add(self, digest: str, item: Item, now: float) -> None:
-        """Remember a guilty item; the oldest one is forgotten for it where there are too many."""
+    def add(self, digest: str, item: Item, now: float, sure: bool) -> None:
+        """Remember a guilty item; the oldest one is forgotten for it where there are too many.
+
+        Args:
+            sure: it failed by its own fault. Else it failed once, perhaps because the machine stood still, and is
+                remembered only when that comes again.
+        """
         key = fingerprint(digest, item)
+        if not sure and key not in self._once:
+            self._once[key] = None
+            if len(self._once) > MOST:
+                del self._once[next(iter(self._once))]
+            return
         self._until.pop(key, None)
         self._until[key] = now + HELD_S
         while len(self._until) > MOST or next(iter(self._until.values())) < now:

@@ -226,24 +226,30 @@ class Scheduler:
         run.times.ran(len(requests), took_s, now, ended=bool(failed))
         run.stats.sizes.observe(len(requests))
         run.stats.predicted.observe(took_s / batch.predicted_s)
-        if failed and not batch.last_try:
-            self._suspects.add(run, failed, alone=batch.suspect is not None)
+        if failed and not (batch.last_try and (batch.suspect is not None or _hung(outcomes))):
+            # Of a process that died under one request that request may be innocent, too.
+            self._suspects.add(run, failed, alone=len(batch.requests) == 1)
             outcomes = [outcome for outcome in outcomes if not _is_suspect(outcome)]
             requests = [request for request in requests if request not in failed]
         if refused:
-            self._quarantine(run, requests, outcomes, now)
+            self._quarantine(run, requests, outcomes, now, twice=batch.suspect is not None)
         run.answered += len(requests)
         self._on_outcomes(run, requests, outcomes)
         self._release(run, requests)
 
     def _quarantine(
-        self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome], now: float
+        self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome], now: float, twice: bool
     ) -> None:
-        """Keep the items that the version failed at, where it works otherwise."""
+        """Keep the items that the version failed at, where it works otherwise.
+
+        Args:
+            twice: they failed in a batch before, and alone now.
+        """
         for request, outcome in zip(requests, outcomes, strict=True):
             if isinstance(outcome, Refusal) and outcome.reason in GUILTY:
                 if run.answered >= PROVEN:
-                    self.quarantine.add(run.info.digest, request.item, now)
+                    sure = twice or not outcome.suspect  # the runtime named this very item
+                    self.quarantine.add(run.info.digest, request.item, now, sure)
                 run.answered = -len(requests)  # the others of this batch are no new proof
 
     def _release(self, run: VersionRun, requests: list[Any]) -> None:
@@ -299,6 +305,10 @@ def _outcomes(batch: Batch, future: asyncio.Future[list[Outcome]]) -> list[Outco
     except (Exception, asyncio.CancelledError) as error:
         log.exception("batch of %s failed", batch.run.info.name)
         return [Refusal("failed", "internal", str(error))] * len(batch.requests)
+
+
+def _hung(outcomes: Sequence[Outcome]) -> bool:
+    return any(isinstance(outcome, Refusal) and outcome.reason == "model_timeout" for outcome in outcomes)
 
 
 def _is_suspect(outcome: Outcome) -> bool:
