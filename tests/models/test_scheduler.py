@@ -342,3 +342,40 @@ async def test_one_hang_alone_may_be_the_machines_fault_and_two_are_not() -> Non
                 )
         assert [outcome for key, outcome in desk.done if key == "slow"] == [TIMED_OUT] * 2
         assert desk.settled == [("slow", ("rejected", "quarantined"))]
+
+
+async def test_suspects_of_a_version_that_goes_are_tried_by_the_next_or_fail() -> None:
+    async with running(Desk(runs=2)) as desk:
+        old, new = desk.runs
+
+        class Moving:
+            now: VersionRun | None = old
+
+            def run_for(self, flow: Flow) -> VersionRun | None:
+                return self.now
+
+        target = Moving()
+        for key in "ab":
+            request = Request(Flow(key, desk.share), Item(Tensor(key.encode())))
+            request.deadline = asyncio.get_running_loop().time() + 60
+            desk.scheduler.submit(target, request)
+        desk.scheduler.kick()
+        target.now = new
+        retiring = asyncio.create_task(desk.scheduler.retire(old))
+        await turns()
+        await desk.executor.finish(lambda _: CRASHED)  # while it retires
+        await retiring
+        await desk.executor.finish()
+        await desk.executor.finish()
+        assert sorted(desk.done) == [("a", ANSWER), ("b", ANSWER)] and await desk.scheduler.drain(1.0)
+
+
+async def test_suspects_of_a_version_that_does_not_serve_expire_in_time() -> None:
+    async with running(Desk()) as desk:
+        for key in "ab":
+            desk.submit(key, in_s=0.05)
+        desk.scheduler.kick()
+        desk.runs[0].serving = False
+        await desk.executor.finish(lambda _: CRASHED)
+        assert await desk.scheduler.drain(2.0)
+        assert sorted(desk.settled) == [("a", ("expired", "in_queue")), ("b", ("expired", "in_queue"))]

@@ -134,7 +134,8 @@ class Scheduler:
         if self._failed is None:
             return
         now = self._now()
-        if self._free and not self._suspects.trying and (suspect := self._next_suspect(now)) is not None:
+        self._expire_suspects(now)
+        if self._free and not self._suspects.trying and (suspect := self._suspects.next()) is not None:
             self._suspects.trying = True
             self._start(suspect.run, [suspect.request], now, suspect)
         while self._free and (ready := [run for run in self.runs if run.ready]):
@@ -151,10 +152,22 @@ class Scheduler:
         """Give a version no more work; what still waits for it fails. Returns when its last batch is done."""
         self.runs.remove(run)
         self.give_up(run)
+        self._move_suspects(run)
         self.kick()
-        while run.running or self._suspects.of(run):
+        while run.running:
             self._changed.clear()
             await self._changed.wait()
+
+    def _move_suspects(self, run: VersionRun) -> None:
+        """Have other versions try the suspects of one that goes, where their flows have one now."""
+        for suspect in self._suspects.take_from(run):
+            flow = suspect.request.flow
+            to = flow.target.run_for(flow) if flow.target is not None else None
+            if to is not None and to is not run:
+                self._suspects.add(to, [suspect.request], alone=False)
+            else:
+                self._on_settled([suspect.request], NOT_READY)
+                self._release(run, [suspect.request])
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until nothing waits and nothing runs; False when that takes longer than `timeout_s`."""
@@ -229,6 +242,8 @@ class Scheduler:
         if failed and not (batch.last_try and (batch.suspect is not None or _hung(outcomes))):
             # Of a process that died under one request that request may be innocent, too.
             self._suspects.add(run, failed, alone=len(batch.requests) == 1)
+            if run not in self.runs:
+                self._move_suspects(run)
             outcomes = [outcome for outcome in outcomes if not _is_suspect(outcome)]
             requests = [request for request in requests if request not in failed]
         if refused:
@@ -257,18 +272,15 @@ class Scheduler:
         suspected = self._suspects.flows() if self._suspects else ()
         run.queue.release([r for r in requests if not r.flow.held and r.flow not in suspected])
 
-    def _next_suspect(self, now: float) -> Suspect | None:
-        """The next one that can still be answered in time. Of the others, one that failed alone is the guilty one."""
-        while (suspect := self._suspects.next()) is not None:
-            if suspect.request.deadline >= now:
-                return suspect
+    def _expire_suspects(self, now: float) -> None:
+        """Settle those that can no longer be answered in time; of them, one that failed alone is the guilty one."""
+        for suspect in self._suspects.expire(now):
             self._on_settled([suspect.request], HUNG if suspect.last_try else IN_QUEUE)
             self._release(suspect.run, [suspect.request])
-        return None
 
     def _arm(self) -> None:
         """One timer at the earliest deadline of all waiting requests."""
-        earliest = NO_DEADLINE
+        earliest = self._suspects.next_deadline() if self._suspects else NO_DEADLINE
         for run in self.runs:
             if run.queue.waiting:
                 earliest = min(earliest, run.queue.next_deadline())
@@ -291,7 +303,7 @@ class Scheduler:
             if expired := run.queue.expire(now):
                 self._late(run, expired, IN_QUEUE, now)
         self._changed.set()
-        self._arm()
+        self.kick()
 
     @staticmethod
     def _now() -> float:

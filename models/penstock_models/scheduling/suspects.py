@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from penstock_models.scheduling.request import Flow, Request
+from penstock_models.scheduling.request import NO_DEADLINE, Flow, Request
 from penstock_models.scheduling.runs import VersionRun
 
 
@@ -47,8 +47,21 @@ class Suspects:
             self._line.rotate(-1)
         return None
 
-    def of(self, run: VersionRun) -> bool:
-        return any(suspect.run is run for suspect in self._line)
+    def expire(self, now: float) -> list[Suspect]:
+        """Take out those that can no longer be answered in time, whether their version serves or not."""
+        late = [suspect for suspect in self._line if suspect.request.deadline < now]
+        if late:
+            self._line = deque(suspect for suspect in self._line if suspect.request.deadline >= now)
+        return late
+
+    def next_deadline(self) -> float:
+        return min((suspect.request.deadline for suspect in self._line), default=NO_DEADLINE)
+
+    def take_from(self, run: VersionRun) -> list[Suspect]:
+        """Take out those of a version that goes."""
+        its = [suspect for suspect in self._line if suspect.run is run]
+        self._line = deque(suspect for suspect in self._line if suspect.run is not run)
+        return its
 
     def flows(self) -> set[Flow]:
         return {suspect.request.flow for suspect in self._line}
