@@ -45,6 +45,7 @@ SHORT = 5.0
 """Minutes up to which the memory is looked at for `FEW_CYCLES` only."""
 FEW_CYCLES = 10
 ORDER = ("quiet", "process", "quiet", "thread")
+LOADED = ("process", "thread")
 
 
 class Slice(NamedTuple):
@@ -64,18 +65,20 @@ def alike(first: float, second: float) -> bool:
     return max(first, second) <= (1 + ALIKE) * min(first, second)
 
 
-def matched(slices: Sequence[Slice], kinds: tuple[str, str]) -> tuple[list[Slice], list[Slice]]:
-    """Neighbours of these two kinds that can be compared, each slice once at most."""
-    first: list[Slice] = []
-    second: list[Slice] = []
-    taken = -1
-    for n, (a, b) in enumerate(itertools.pairwise(slices)):
-        fits = (a.kind, b.kind) == kinds and a.valid and b.valid
-        if fits and n > taken and alike(sum(a.rates), sum(b.rates)):
-            first.append(a)
-            second.append(b)
-            taken = n + 1
-    return first, second
+def matched(slices: Sequence[Slice], kind: str) -> tuple[list[Slice], list[Slice]]:
+    """The slices of a kind with a quiet neighbour each that met the same machine: the quiet ones, and they."""
+    quiet: list[Slice] = []
+    beside: list[Slice] = []
+    last = -1  # the quiet slice that was taken last
+    for n, one in enumerate(slices):
+        for m in (n - 1, n + 1):
+            fits = last < m < len(slices) and n != last and one.kind == kind and slices[m].kind == "quiet"
+            if fits and one.valid and slices[m].valid and alike(sum(one.rates), sum(slices[m].rates)):
+                quiet.append(slices[m])
+                beside.append(one)
+                last = m
+                break
+    return quiet, beside
 
 
 def measure(folder: Path, minutes: float) -> Sequence[Figure]:
@@ -111,15 +114,12 @@ async def _slices(served: Path, larger: Path, seconds: float) -> tuple[list[Slic
             for kind in ORDER:
                 found, rate = await bench.slice(kind, neighbours[kind], rate, seed)
                 slices.append(found)
-            enough = all(SLICE_S * len(matched(slices, pair)[0]) >= MATCHED_S for pair in _PAIRS)
+            enough = all(SLICE_S * len(matched(slices, kind)[0]) >= MATCHED_S for kind in LOADED)
             if enough or time.monotonic() > ends:
                 break
         await process.close()
     await executor.close()
     return slices, process.count
-
-
-_PAIRS = (("quiet", "process"), ("quiet", "thread"))
 
 
 class _Bench:
@@ -154,11 +154,11 @@ class _Bench:
 
 def _figures(name: str, slices: Sequence[Slice], loads: int) -> list[Figure]:
     void = sum(not one.valid for one in slices) / len(slices)
-    quiet, process = matched(slices, ("quiet", "process"))
-    quiet_too, thread = matched(slices, ("quiet", "thread"))
+    quiet, process = matched(slices, "process")
+    quiet_too, thread = matched(slices, "thread")
     seconds = min(len(process), len(thread)) * SLICE_S
     doubt = "" if seconds >= MATCHED_S else f"machine too loud: {seconds:.0f} s of matched slices"
-    halves = [one for one in slices if one.kind == "quiet" and one.valid]
+    halves = matched([one for one in slices if one.kind == "quiet"], "quiet")
     p99s = [p99(_pooled(process)) * 1e3] if process else []
     note = (
         f"mobilenet_v2 at {SHARE:.0%} load; {len(process) * SLICE_S:.0f} s matched, {loads} loads of {name}"
@@ -167,7 +167,7 @@ def _figures(name: str, slices: Sequence[Slice], loads: int) -> list[Figure]:
         figure(f"loading_{name}_p99_ratio", _ratio(process, quiet), "×", most=RATIO, note=note, doubt=doubt),
         figure(f"loading_{name}_p99", p99s, "ms", most=P99_MS, note=f"quiet {p99(_pooled(quiet)) * 1e3:.1f} ms", doubt=doubt),
         figure(f"loading_{name}_in_a_thread_p99_ratio", _ratio(thread, quiet_too), "×", note="unguarded", doubt=doubt),
-        figure(f"loading_{name}_quiet_over_quiet", _ratio(halves[::2], halves[1::2]), "×"),
+        figure(f"loading_{name}_quiet_over_quiet", _ratio(*halves), "×"),
         figure(f"loading_{name}_void", [void], "of the slices", note=f"of {len(slices)}"),
     ]  # fmt: skip
 

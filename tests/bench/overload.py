@@ -25,7 +25,7 @@ from penstock_models.scheduling.request import Share
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.store import open_version
 from tests.bench.report import Figure, busy_s, figure
-from tests.bench.site import TRIES, kit
+from tests.bench.site import kit
 from tests.bench.traffic import Core, Load, Nobody, Tally, offer, p99, poisson, saturate
 
 MODEL = "light_weight_person_detector_192.onnx"
@@ -38,10 +38,13 @@ HIGH = 0.2
 """Of the capacity, at high priority; and what the quiet share sends."""
 BELOW = 0.8
 """Of the capacity: the load at which the high priority's p99 is taken for comparison."""
-SLICE_S = 5.0
-PEAK_S = 2.0
-ALONE_S = 2.0
-WARM_S = 0.5
+SLICE_S = 3.0
+PEAK_S = 1.0
+ALONE_S = 1.0
+WARM_S = 0.3
+TRIES = 5
+"""How often a slice is taken until the machine is the same before and after it."""
+
 ALIKE = 0.10
 """What the peaks around a slice may differ by: hosts change their speed."""
 ELSEWHERE = 0.1

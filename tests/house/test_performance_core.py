@@ -17,19 +17,29 @@ def slice_of(kind: str, rate: float = 100.0, after: float = 0.0, stolen: float =
     ("slices", "count"),
     [
         ([slice_of("quiet"), slice_of("process")], 1),
-        ([slice_of("process"), slice_of("quiet")], 0),  # another order is another pair
+        ([slice_of("process"), slice_of("quiet")], 1),
         ([slice_of("quiet"), slice_of("thread"), slice_of("process")], 0),
         ([slice_of("quiet", 100), slice_of("process", 109)], 1),
         ([slice_of("quiet", 100), slice_of("process", 111)], 0),
+        ([slice_of("quiet", 100), slice_of("process", 111), slice_of("quiet", 112)], 1),
         ([slice_of("quiet", 100, 112), slice_of("process", 106)], 0),  # changed within the slice
         ([slice_of("quiet"), slice_of("process", stolen=0.011)], 0),
         ([slice_of("quiet"), slice_of("process"), slice_of("quiet"), slice_of("process")], 2),
+        ([slice_of("process"), slice_of("quiet"), slice_of("process")], 1),  # a quiet one counts once
     ],
 )
 def test_only_neighbours_that_met_the_same_machine_are_compared(slices: list[Slice], count: int) -> None:
-    first, second = matched(slices, ("quiet", "process"))
-    assert len(first) == len(second) == count
-    assert {one.kind for one in first} <= {"quiet"} and {one.kind for one in second} <= {"process"}
+    quiet, beside = matched(slices, "process")
+    assert len(quiet) == len(beside) == count
+    assert {one.kind for one in quiet} <= {"quiet"} and {one.kind for one in beside} <= {"process"}
+
+
+@pytest.mark.parametrize(("number", "pairs"), [(1, 0), (2, 1), (3, 1), (4, 2)])
+def test_quiet_slices_are_compared_with_each_other_in_pairs(number: int, pairs: int) -> None:
+    slices = [slice_of("quiet", 100.0 + n) for n in range(number)]
+    first, second = matched(slices, "quiet")
+    assert len(first) == len(second) == pairs
+    assert len({one.rates for one in first + second}) == 2 * pairs
 
 
 def test_only_what_is_settled_between_the_ends_counts() -> None:
