@@ -18,14 +18,11 @@ from penstock_models.engine import Engine
 from penstock_models.items import Item, Outcome
 from penstock_models.runtimes.session import RunError
 
-LONGEST_S = 0.05
-"""A batch that would take longer is not warmed up, and not made: twice what the scheduler gives at a time."""
+LONGEST_S = 0.035
+"""A batch that would take longer is not warmed up, and not made: more than the scheduler gives at a time."""
 
 WARM_UP_S = 1.0
 """No further size is begun after this."""
-
-MEASURED = 2
-"""Runs of a size after its first one; the quicker one counts."""
 
 
 class Proof:
@@ -83,7 +80,7 @@ class Proof:
             longer = took and took[max(took)] / max(took) * size > LONGEST_S * 1e3
             if longer or (took and time.perf_counter() > until) or not self._right(size):
                 break
-            took[size] = min(self._timed_ms(size) for _ in range(MEASURED))
+            took[size] = self._timed_ms(size)  # its second run
         if not self._engine.fixed:
             self._engine.limit(max(took, default=1))
         return took
