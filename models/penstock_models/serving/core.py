@@ -16,7 +16,7 @@ import msgspec
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
-from penstock_models.serving.executor import ServingExecutor, VersionOptions
+from penstock_models.serving.executor import BUILD_S, LOAD_S, ServingExecutor, VersionOptions
 from penstock_models.serving.front import ChainOf, Front, Owner
 from penstock_models.serving.loader import Loader
 from penstock_models.serving.targets import ModelTarget, Targets
@@ -32,6 +32,10 @@ from penstock_models.versions.staging import Staging
 from penstock_models.versions.status import ModelStatus
 from penstock_models.versions.steps import Steps
 from penstock_models.vetting.cache import Verdicts
+
+
+LONGEST_LOAD_S = BUILD_S + LOAD_S
+"""The executor and the vetting child keep limits of their own; this one is for what hangs between them."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -78,7 +82,8 @@ class ServingCore:
             Verdicts(state / "verdicts"),
             lambda name: self._options.get(name, VersionOptions()),
         )
-        steps = Steps(Staging(state / "staging"), loader, self.targets, SystemBox(settings.budget_bytes))
+        box = SystemBox(settings.budget_bytes)
+        steps = Steps(Staging(state / "staging"), loader, self.targets, box, load_s=LONGEST_LOAD_S)
         self.manager = VersionManager(StoreSource(settings.store), RecordFile(state / "versions.json"), steps)
 
     @property
