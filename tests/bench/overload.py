@@ -136,7 +136,9 @@ class _Overload:
     async def _flooded(self, seed: int) -> Taken:
         """A quiet share alone, and beside one that floods."""
         before = await self._peak()
-        quiet = Load(self.run, self._item, FLOOD_WITHIN_S, flows=2)
+        quiet = Load(
+            self.run, self._item, FLOOD_WITHIN_S
+        )  # of many flows: one flow's calls wait for each other
         flood = Load(self.run, self._item, FLOOD_WITHIN_S, flows=4)
         rates = HIGH * before, 2 * before
         (alone,) = await offer(self.core, [quiet], poisson(rates[:1], SLICE_S, seed), SLICE_S, WARM_S)
