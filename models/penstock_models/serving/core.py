@@ -33,7 +33,6 @@ from penstock_models.versions.status import ModelStatus
 from penstock_models.versions.steps import Steps
 from penstock_models.vetting.cache import Verdicts
 
-
 LONGEST_LOAD_S = BUILD_S + LOAD_S
 """The executor and the vetting child keep limits of their own; this one is for what hangs between them."""
 
