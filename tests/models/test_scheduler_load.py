@@ -200,7 +200,7 @@ def test_a_saturated_route_adds_one_of_its_batches_to_a_quiet_one() -> None:
         if flooded:
             run = quiet.run if same else VersionRun(timed("flood", 5.0))
             box.add(Load(run, 2000.0, within_s=5.0, flows=4))
-        box.serve(30.0)
+        box.serve(12.0)
         assert not quiet.refused and not quiet.late
         return p99(quiet.in_time)
 
