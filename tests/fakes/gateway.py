@@ -14,6 +14,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,9 @@ from types import TracebackType
 from typing import Any
 
 from penstock_sim.demo_gateway import free_port
+
+_VERDICTS = tempfile.TemporaryDirectory(prefix="penstock-verdicts-")
+"""What the tests' gateways share: each model is tried in a limited process once a session, not at each start."""
 
 _READY_S = 30.0
 _STOP_S = 30.0
@@ -42,6 +46,9 @@ class Gateway:
         self.config = folder / "gateway.toml"
         self.config.write_text(f'{config_text}\n[http]\nlisten = "127.0.0.1:{self.port}"\n')
         self._process: subprocess.Popen[bytes] | None = None
+        (folder / "state").mkdir(exist_ok=True)
+        if not (verdicts := folder / "state" / "verdicts").exists():
+            verdicts.symlink_to(_VERDICTS.name)
 
     @property
     def pid(self) -> int:
