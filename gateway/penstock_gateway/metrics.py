@@ -55,7 +55,9 @@ class Gauge:
     rows: Callable[[], Iterable[tuple[tuple[str, ...], float]]]
 
 
-class _Collector:
+class Metrics:
+    """The scrape page; a collector of its own registry."""
+
     def __init__(
         self,
         tally: Tally,
@@ -67,6 +69,12 @@ class _Collector:
         self._ledger = ledger
         self._runs = runs
         self._gauges = tuple(gauges)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def page(self) -> bytes:
+        """Prometheus text format."""
+        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         yield from self._fates()
@@ -135,21 +143,3 @@ class _Collector:
                 labels = (run.info.name, str(run.info.version))
                 family.add_metric(labels, histogram.cumulative(), sum_value=histogram.sum)
             yield family
-
-
-class Metrics:
-    """The scrape page."""
-
-    def __init__(
-        self,
-        tally: Tally,
-        ledger: Callable[[], Counts],
-        runs: Callable[[], Iterable[VersionRun]],
-        gauges: Iterable[Gauge],
-    ) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_Collector(tally, ledger, runs, gauges))
-
-    def page(self) -> bytes:
-        """Prometheus text format."""
-        return generate_latest(self._registry)

@@ -249,6 +249,13 @@ async def test_a_start_with_nothing_to_serve_says_why(tmp_path: Path, store: Pat
                 pass
 
 
+async def test_a_start_on_a_label_that_nobody_set_says_so(tmp_path: Path, store: Path) -> None:
+    async with serving(tmp_path, ModelConfig("m")) as site:
+        async with asyncio.timeout(10):
+            with pytest.raises(UsageError, match="bears the label 'stable'"):
+                await site.core.started([parse_reference("m@stable")])
+
+
 async def test_a_restart_serves_what_served_and_keeps_the_labels(tmp_path: Path, store: Path) -> None:
     put(store, 2, 2.0)
     config = ModelConfig("m", named=(1, 2))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from penstock_models.items import Executor, Outcome, Refusal
+from penstock_models.scheduling.forming import TINY_S
 from penstock_models.scheduling.quarantine import GUILTY, PROVEN, QUARANTINED, Quarantine
 from penstock_models.scheduling.request import NO_DEADLINE, Flow, Request
 from penstock_models.scheduling.runs import Turns, VersionRun
@@ -238,7 +239,7 @@ class Scheduler:
         failed = [requests[i] for i in refused if _is_suspect(outcomes[i])] if refused else []
         run.times.ran(len(requests), took_s, now, ended=bool(failed))
         run.stats.sizes.observe(len(requests))
-        run.stats.predicted.observe(took_s / batch.predicted_s)
+        run.stats.predicted.observe(took_s / max(batch.predicted_s, TINY_S))
         if failed and not (batch.last_try and (batch.suspect is not None or _hung(outcomes))):
             # Of a process that died under one request that request may be innocent, too.
             self._suspects.add(run, failed, alone=len(batch.requests) == 1)

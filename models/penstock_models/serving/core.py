@@ -49,20 +49,18 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class ServingCore:
-    """Made once, in the event loop that uses it.
+    """Made once, in the event loop that uses it. `on_news` is called when versions came, went, failed, or run elsewhere.
 
     Args:
         chain_of: the chain of an owner's request, None for most.
-        on_news: hears that versions came, went, failed, or run elsewhere.
     """
 
     def __init__(
         self,
         settings: Settings,
         chain_of: ChainOf = lambda request: None,
-        on_news: Callable[[], None] = lambda: None,
     ) -> None:
-        self.on_news = on_news
+        self.on_news: Callable[[], None] = lambda: None
         self._settings = settings
         self._options: dict[str, VersionOptions] = {}
         self._news = asyncio.Event()
@@ -172,9 +170,10 @@ class ServingCore:
         if failures := self.targets.failures_of(reference.name, reference.version):
             raise BundleError("; ".join(failures))
         if not self.manager.known(reference.name, reference.version):
-            await asyncio.to_thread(resolve, self._settings.store, str(reference))
-            if reference.label and not self.manager.coming(reference.name):
-                raise UsageError(f"model {reference}: no version bears the label {reference.label!r}")
+            named = Reference(reference.name, reference.version)  # a folder knows no labels
+            await asyncio.to_thread(resolve, self._settings.store, str(named))
+        elif reference.label and not self.manager.coming(reference.name):
+            raise UsageError(f"model {reference}: no version that serves bears the label {reference.label!r}")
 
     def _shadow(self, run: VersionRun, flow: Any) -> VersionRun | None:
         return self.targets.shadow_for(run, flow)
