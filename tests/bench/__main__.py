@@ -1,6 +1,6 @@
 """`make bench`: every speed figure, one line each, and build/bench.json.
 
-python -m tests.bench [--only core batching overload loading throughput sensor latency footprint isolation]
+python -m tests.bench [--only core batching overload overload-mqtt swaps loading throughput sensor latency footprint isolation]
                       [--repeats 3] [--minutes 15]
 """
 
@@ -20,8 +20,10 @@ from tests.bench import (
     latency,
     loading,
     overload,
+    overload_mqtt,
     report,
     sensor,
+    swaps,
     throughput,
 )
 from tests.bench.site import store
@@ -35,6 +37,8 @@ SUITES = {
     "core": core.measure,
     "batching": batching.measure,
     "overload": overload.measure,
+    "overload-mqtt": overload_mqtt.measure,
+    "swaps": swaps.measure,
 }
 """Each takes a folder for what it makes, a store of bundles, and the number of repeats."""
 

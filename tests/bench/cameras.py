@@ -15,54 +15,69 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from penstock_gateway.mqtt import Granted, LinkOptions, Message, encode
 from penstock_gateway.mqtt.link import MqttLink
+from penstock_sim.encodings import UserProperties
 from penstock_sim.packets import PublishTemplate
 from tests.bench.arrivals import arrivals
 
 LEAD_S = 0.2
+LAST_S = 1.0
+"""For the last answers."""
+
+Due = tuple[float, PublishTemplate, UserProperties]
+"""When a frame is to be sent on the monotonic clock, and how its packet is made."""
 
 
-class Answers:
-    """When each frame's answer came, by its number."""
-
+class _Up:
     def __init__(self) -> None:
-        self.up_event = asyncio.Event()
-        self.came: dict[int, float] = {}
+        self.event = asyncio.Event()
 
     def up(self, granted: Granted) -> None:
-        self.up_event.set()
+        self.event.set()
 
     def down(self, reason: str) -> None:
         raise RuntimeError(reason)
 
-    def take(self, messages: Sequence[Message]) -> None:
-        now = time.monotonic()
+
+@asynccontextmanager
+async def results(port: int, take: Callable[[dict[str, Any]], None]) -> AsyncIterator[None]:
+    """Hand on every result of the site `home` as it comes."""
+
+    def each(messages: Sequence[Message]) -> None:
         for message in messages:
-            result = json.loads(message.payload)
-            if result["status"] == "ok":
-                self.came[result["seq"]] = now
+            take(json.loads(message.payload))
+
+    subscriptions = (("penstock/v1/home/dev/+/+/result", 0),)
+    link, up = MqttLink(LinkOptions("127.0.0.1", port, "bench-listen", subscriptions=subscriptions)), _Up()
+    listening = asyncio.create_task(link.run(each, up))
+    await up.event.wait()
+    yield
+    await asyncio.sleep(LAST_S)
+    listening.cancel()
 
 
-def send(port: int, jpeg: bytes, due: Sequence[tuple[float, int]]) -> list[float]:
-    """Send a frame of a camera at each moment of the monotonic clock; by how many ms it missed them."""
-    cameras = {camera for _, camera in due}
-    boot = secrets.token_hex(
-        8
-    )  # a number comes once in the life of a device, and the slice before used these too
-    topics = {n: PublishTemplate(f"penstock/v1/home/dev/cam{n}/cam/frame", 0, 5, "", boot) for n in cameras}
-    late_ms = []
+def boot() -> str:
+    """A device's start of its own: a number comes once in it, and the slice before used these too."""
+    return secrets.token_hex(8)
+
+
+def send(port: int, name: str, picture: Path, due: Sequence[Due]) -> list[float]:
+    """Send a picture at each moment, numbered in order; by how many ms it missed them."""
+    jpeg, late_ms = picture.read_bytes(), []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(encode.connect(LinkOptions("127.0.0.1", port, "bench-send", keepalive_s=600), 5))
+        connection.sendall(encode.connect(LinkOptions("127.0.0.1", port, name, keepalive_s=600), 5))
         connection.recv(4096)
-        for seq, (moment, camera) in enumerate(due):
-            packet = topics[camera].packet(jpeg, (), seq, time.time_ns() // 1_000_000)
+        for seq, (moment, template, user) in enumerate(due):
+            packet = template.packet(jpeg, user, seq, time.time_ns() // 1_000_000, 1 + seq % 65_535)
             time.sleep(max(0.0, moment - time.monotonic()))
             late_ms.append((time.monotonic() - moment) * 1e3)
             connection.sendall(packet)
@@ -79,18 +94,23 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    answers = Answers()
-    subscriptions = (("penstock/v1/home/dev/+/+/result", 0),)
-    link = MqttLink(LinkOptions("127.0.0.1", options.port, "bench-listen", subscriptions=subscriptions))
-    listening = asyncio.create_task(link.run(answers.take, answers))
-    await answers.up_event.wait()
+    came: dict[int, float] = {}
+
+    def take(result: dict[str, Any]) -> None:
+        if result["status"] == "ok":
+            came[result["seq"]] = time.monotonic()
+
+    start_id = boot()
+    topics = [
+        PublishTemplate(f"penstock/v1/home/dev/cam{n}/cam/frame", 0, 5, "", start_id)
+        for n in range(options.cameras)
+    ]
     planned = arrivals(options.cameras, 1 / options.rate, options.seconds, options.seed)
-    start = time.monotonic() + LEAD_S
-    due = [(start + moment, camera) for moment, camera in planned]
-    late_ms = await asyncio.to_thread(send, options.port, options.jpeg.read_bytes(), due)
-    await asyncio.sleep(1.0)  # the last answers
-    listening.cancel()
-    frames = [[moment, answers.came.get(seq)] for seq, (moment, _) in enumerate(due)]
+    async with results(options.port, take):
+        start = time.monotonic() + LEAD_S
+        due = [(start + moment, topics[camera], ()) for moment, camera in planned]
+        late_ms = await asyncio.to_thread(send, options.port, "bench-send", options.jpeg, due)
+    frames = [[moment, came.get(seq)] for seq, (moment, _, _) in enumerate(due)]
     print(json.dumps({"frames": frames, "late_p99_ms": float(np.percentile(late_ms, 99))}))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from penstock_models.items import Answer, Executor, Item, Outcome
 from penstock_models.scheduling.request import NO_DEADLINE, Flow, Request, Share
 from penstock_models.scheduling.runs import VersionRun
-from penstock_models.scheduling.scheduler import Fate, Scheduler
+from penstock_models.scheduling.scheduler import Fate, Scheduler, Target
 
 DRAIN_S = 30.0
 REST_S = 0.01
@@ -73,7 +73,7 @@ class Call(Request):
 class Load(msgspec.Struct, frozen=True):
     """Calls of one kind: from so many flows in turns, of one share."""
 
-    run: VersionRun
+    target: Target
     item: Item
     within_s: float = NO_DEADLINE
     rank: int = 4
@@ -82,10 +82,10 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Core:
-    """A scheduler on an executor. What is answered must be right by kind: a failure ends the benchmark."""
+    """A scheduler on an executor, and the owner of the calls. A failure ends the benchmark."""
 
     def __init__(self, executor: Executor, slots: int) -> None:
-        self.scheduler = Scheduler(executor, slots, self._outcomes, self._settled)
+        self.scheduler = Scheduler(executor, slots, self.outcomes, self.settled)
 
     @asynccontextmanager
     async def serving(self, *runs: VersionRun) -> AsyncIterator[None]:
@@ -102,24 +102,28 @@ class Core:
             task.cancel()
             await asyncio.wait([task])
 
-    def submit(self, run: VersionRun, call: Call) -> None:
-        self.scheduler.submit(run, call)
+    def submit(self, target: Target, call: Call) -> None:
+        self.scheduler.submit(target, call)
 
     def kick(self) -> None:
         self.scheduler.kick()
 
-    def _outcomes(self, run: VersionRun, calls: list[Any], outcomes: Sequence[Outcome]) -> None:
+    def failed(self, call: Call, outcome: Outcome) -> None:
+        raise AssertionError(f"expected an answer, came {outcome}")
+
+    def outcomes(self, run: VersionRun, calls: list[Any], outcomes: Sequence[Outcome]) -> None:
         now = asyncio.get_running_loop().time()
         calls[0].tally.batches.append(now - calls[0].taken)
         for call, outcome in zip(calls, outcomes, strict=True):
-            assert isinstance(outcome, Answer), f"expected an answer, came {outcome}"
             tally = call.tally
-            if tally.counts(now):
+            if not isinstance(outcome, Answer):
+                self.failed(call, outcome)
+            elif tally.counts(now):
                 (tally.in_time if now <= call.deadline else tally.late).append(now - call.meant)
             if call.on_end is not None:
                 call.on_end(call)
 
-    def _settled(self, calls: list[Any], fate: Fate) -> None:
+    def settled(self, calls: list[Any], fate: Fate) -> None:
         now = asyncio.get_running_loop().time()
         for call in calls:
             tally = call.tally
@@ -135,7 +139,7 @@ class Nobody(Core):
 
     def __init__(self) -> None: ...
 
-    def submit(self, run: VersionRun, call: Call) -> None: ...
+    def submit(self, target: Target, call: Call) -> None: ...
 
     def kick(self) -> None: ...
 
@@ -161,7 +165,7 @@ async def offer(
             load, tally = loads[n], tallies[n]
             call = Call(flows[n][tally.sent % load.flows], load.item, tally, start + moment)
             call.rank, call.deadline = load.rank, now + load.within_s
-            core.submit(load.run, call)
+            core.submit(load.target, call)
             sent += 1
         core.kick()
     await asyncio.sleep(max(0.0, start + seconds - loop.time()))
@@ -184,7 +188,7 @@ async def saturate(core: Core, load: Load, clients: int, seconds: float, warm_s:
         call = Call(flow, load.item, tally, now)
         call.rank, call.deadline = load.rank, now + load.within_s
         call.on_end = again
-        core.submit(load.run, call)
+        core.submit(load.target, call)
 
     def rested(flow: Flow) -> None:
         ask(flow)
