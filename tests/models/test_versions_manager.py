@@ -9,6 +9,7 @@ from penstock_models.errors import TemporaryError, UsageError
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.life import PARKED_RETRY_S
 from penstock_models.versions.memory import Need
+from penstock_models.versions.offers import Offers
 from penstock_models.versions.policy import All, Latest, Specific
 from penstock_models.versions.record import Record
 from penstock_models.versions.residency import SETTLED_S
@@ -145,6 +146,24 @@ async def test_a_model_that_is_wanted_no_more_goes(world: World) -> None:
     assert world.loader.loaded == {} and [m.name for m in world.manager.snapshot()] == ["other"]
     await serving(world, 1)
     assert world.available("m") == {1}
+
+
+async def test_a_model_that_is_wanted_while_the_source_is_looked_at_does_not_wait_for_the_next_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await serving(world, 1)
+    world.store.contents["other", 1] = "good"
+    scan = world.store.scan
+
+    def meanwhile(now: float, wall: float) -> Offers:
+        monkeypatch.setattr(world.store, "scan", scan)
+        world.configure(*world.configs, ModelConfig("other"))
+        return scan(now, wall)
+
+    monkeypatch.setattr(world.store, "scan", meanwhile)
+    world.clock.turn(1.01)
+    await world.settle()
+    assert world.available("other") == {1}
 
 
 async def test_policies(world: World) -> None:
@@ -382,6 +401,27 @@ async def test_a_version_that_was_asked_for_survives_a_restart_until_it_is_taken
     await world.manager.take_back("m", 1)
     await world.settle()
     assert world.available("m") == {2}
+
+
+async def test_what_a_better_version_replaced_is_not_brought_back(world: World) -> None:
+    await serving(world, 1, 2, policy=Latest(2))
+    world.configs = (ModelConfig("m"),)
+    await world.restart()
+    assert world.available("m") == {2}
+    assert [served.version for served in world.file.record.models["m"].served] == [2]
+    await put(world, 3)
+    assert {copy.version for copy in world.staging.copies.values()} == {2, 3}  # 1 takes no room on the disk
+
+
+async def test_a_model_that_was_given_up_and_comes_again_starts_anew(world: World) -> None:
+    await serving(world, 1, 2, policy=All())
+    await world.manager.set_label("m", "stable", 1)
+    await world.manager.ask("m", 1)
+    await world.restart()
+    world.configure()
+    await world.settle()
+    await serving(world)
+    assert world.available("m") == {2} and world.manager.routing("m").labels == {}
 
 
 # --- hosts and memory ----------------------------------------------------------------------------------------------------

@@ -170,8 +170,8 @@ class VersionManager:
 
     async def _watch(self) -> None:
         while True:
-            self._look.clear()
             await self._clock.wait(self._look, self._clock.now() + SCAN_S)
+            self._look.clear()  # before the look, so that who asks for one during it gets another
             await self._scan()
 
     async def _scan(self) -> None:

@@ -243,6 +243,7 @@ class Model:
         wanted = () if self.leaving else aspiring.aspired(self.config.policy, known, self._named())
         for version, life in self.lives.items():
             life.aspired = version in wanted
+            life.kept &= life.aspired  # something better serves by now: a restart need not bring this one back
 
     def _named(self) -> frozenset[int]:
         return (
