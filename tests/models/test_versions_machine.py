@@ -55,7 +55,6 @@ class Versions(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.loop = asyncio.new_event_loop()
         self.world: World
-        self.last_available: dict[str, bool] = {}
 
     def do(self, act: Callable[[], Awaitable[object] | None], seconds: float = 0.0) -> None:
         """Act, then let everything happen that happens."""
@@ -175,19 +174,6 @@ class Versions(RuleBasedStateMachine):
         traffic.last_used[name, version] = self.world.clock.time
         (traffic.busy.add if busy else traffic.busy.discard)((name, version))
 
-    @rule(name=names, version=versions)
-    def crash(self, name: str, version: int) -> None:
-        def crash() -> None:
-            loaded = self.world.loader.loaded
-            here = [d for d, i in loaded.items() if (i.name, i.version) == (name, version)]
-            if here and version in self.world.manager.routing(name).available:
-                del loaded[here[0]]
-                self.world.traffic.serving.pop((name, version), None)
-                self.world.manager.lost(name, version, "its process ended by SIGSEGV")
-                self.last_available = {}
-
-        self.do(crash)
-
     @rule(models=st.integers(1, 6))
     def memory_changes(self, models: int) -> None:
         self.do(lambda: setattr(self.world.box, "total", models * SIZE))
@@ -199,14 +185,12 @@ class Versions(RuleBasedStateMachine):
 
     @rule(transition=st.sampled_from(["availability", "resource"]), rule=policy_values)
     def configure(self, transition: str, rule: policies.Policy) -> None:
-        self.last_available = {}  # a policy may want nothing of what is offered
         configs = [ModelConfig("a", rule, transition), ModelConfig("b")]  # type: ignore[arg-type]
         self.do(lambda: self.world.configure(*configs))
 
     @rule()
     def kill(self) -> None:
         before = {name: self.world.file.record.models.get(name) for name in NAMES}
-        self.last_available = {}
         self.do(self.world.restart)
         for name, record in before.items():
             if record is not None:

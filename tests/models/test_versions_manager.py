@@ -424,17 +424,7 @@ async def test_a_model_that_was_given_up_and_comes_again_starts_anew(world: Worl
     assert world.available("m") == {2} and world.manager.routing("m").labels == {}
 
 
-# --- hosts and memory ----------------------------------------------------------------------------------------------------
-
-
-async def test_a_version_whose_process_died_is_loaded_again(world: World) -> None:
-    await serving(world, 1)
-    world.loader.loaded.clear()
-    world.manager.lost("m", 1, "its process ended by SIGSEGV")
-    assert world.manager.unready() == ["m:1 is failed: its process ended by SIGSEGV"]
-    assert world.file.record.models["m"].served[0].version == 1
-    await world.pass_time(2)
-    assert world.available("m") == {1} and world.version("m", 1).attempts == 1
+# --- memory -------------------------------------------------------------------------------------------------------------
 
 
 async def test_too_little_memory_is_refused_with_the_numbers_and_the_old_one_serves(world: World) -> None:
@@ -504,6 +494,23 @@ async def test_no_more_versions_go_than_must(world: World) -> None:
     world.traffic.idle.set()
     await world.settle()
     assert sorted(world.states().values()) == ["available", "available", "parked"] and world.available("c")
+
+
+async def test_a_failure_that_healed_counts_no_more_when_a_version_makes_room(world: World) -> None:
+    world.store.contents["m", 2] = "flaky"
+    await serving(world, 1)
+    assert world.version("m", 2).attempts == 1
+    world.loader.healed = True
+    await world.pass_time(2)
+    assert world.available("m") == {2} and world.version("m", 2).attempts == 0
+    world.box.total = SIZE
+    world.configure(ModelConfig("m"), ModelConfig("other"))
+    world.store.contents["other", 1] = "good"
+    await world.pass_time(SETTLED_S)
+    world.manager.want("other")
+    await world.settle()
+    assert world.available("other") == {1} and world.states()["m:2"] == "parked"
+    assert not world.version("m", 1).aspired  # nothing is wrong with 2, so nobody stands in for it
 
 
 async def test_a_labelled_version_is_never_parked(world: World) -> None:

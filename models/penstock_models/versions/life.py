@@ -18,16 +18,14 @@ from penstock_models.versions.transition import Standing, State
 
 PARKED_RETRY_S = 60.0
 """A version without room is looked at again after so long, should nobody ask for it earlier."""
-STEADY_S = 60.0
-"""A version that was available for so long starts counting its failures anew."""
 
 
 @dataclass
 class Life:
     """Times are monotonic seconds. `offer` is the source's last word, None where it offers the version no more; `excused`
-    says that it is left out only because of a problem.
+    says that it is left out only because of a problem. `kept` says that it served before a restart, and was not tried since.
 
-    `tried` is the stamp of the files that the last try was about.
+    `tried` is the stamp of the files that the last try was about; `attempts` counts the tries that failed since it served.
     """
 
     name: str
@@ -56,7 +54,7 @@ class Life:
 
     @property
     def troubled(self) -> bool:
-        return self.attempts > 0 and self.state != "available"
+        return self.attempts > 0
 
     @property
     def idle(self) -> bool:
@@ -104,18 +102,15 @@ class Life:
 
     def loaded(self, info: ServableInfo, now: float) -> None:
         self.info, self.load_ms = info, (now - self.since) * 1e3
-        self.failure, self.kept = None, False
+        self.failure, self.kept, self.attempts = None, False, 0
         if self.offer is not None and not self._is_staged(self.offer):
             self._note_change()
         self._turn("available", now)
 
     def failed(self, failure: Failure, now: float) -> None:
-        """A try went wrong, or the process that it ran in is gone. Files that changed meanwhile are tried at once."""
-        served = self.state == "available"
-        if served and now - self.since >= STEADY_S:
-            self.attempts = 0
+        """A try went wrong. Files that changed meanwhile are tried at once."""
         self.attempts += 1
-        self.failure, self.info, self.kept = failure, None, served
+        self.failure, self.kept = failure, False
         if self.offer is not None and not self._is_staged(self.offer) and self.offer.stamp != self.tried:
             self.start_anew(now)
             return

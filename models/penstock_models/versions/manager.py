@@ -106,12 +106,6 @@ class VersionManager:
             self._models[name].want(version, self._clock.now())
             self._wake.set()
 
-    def lost(self, name: str, version: int, reason: str) -> None:
-        """What a version ran in is gone, and was cleared away; it is loaded again, with the patience of any failed load."""
-        life = self._models[name].lives.get(version) if name in self._models else None
-        if life is not None and life.state == "available":
-            self._fail(life, Failure("lost", reason, False))
-
     # --- how things are ----------------------------------------------------------------------------------------
 
     def routing(self, name: str) -> Routing:
