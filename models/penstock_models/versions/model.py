@@ -213,9 +213,7 @@ class Model:
         if not others or version in self._named():
             return
         serving = others[max(others)]
-        broken = (
-            drift.breaking(drift.differences(serving.staged.manifest, manifest)) if serving.staged else ""
-        )
+        broken = drift.breaking(serving.staged.manifest, manifest) if serving.staged else ""
         if broken:
             raise ModelRefused(
                 DRIFT,
@@ -243,7 +241,9 @@ class Model:
         wanted = () if self.leaving else aspiring.aspired(self.config.policy, known, self._named())
         for version, life in self.lives.items():
             life.aspired = version in wanted
-            life.kept &= life.aspired  # something better serves by now: a restart need not bring this one back
+            life.kept &= (
+                life.aspired
+            )  # something better serves by now: a restart need not bring this one back
 
     def _named(self) -> frozenset[int]:
         return (
