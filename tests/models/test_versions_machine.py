@@ -35,10 +35,10 @@ policy_values = st.sampled_from([Latest(1), Latest(2), All(), Specific((2,)), Sp
 class Watched(VersionManager):
     """Checks each decision to let go when it is taken."""
 
-    def _let_go(self, tasks: TaskGroup, model: Model, life: Life, parking: str) -> None:
+    def _let_go(self, tasks: TaskGroup, model: Model, life: Life, making_room: str) -> None:
         others = [v for v in model.available if v != life.version]
         assert life.version not in model.labels.values(), "a labelled version goes"
-        if parking:
+        if making_room:
             usage = self._steps._traffic.usage(life.info)  # type: ignore[arg-type]
             assert not usage.running, "a version in use is parked"
         else:
@@ -46,7 +46,7 @@ class Watched(VersionManager):
             wanted = [other for other in model.lives.values() if other.aspired]
             if model.config.transition == "availability" and wanted:
                 assert others, "the last available version goes"
-        super()._let_go(tasks, model, life, parking)
+        super()._let_go(tasks, model, life, making_room)
 
 
 class Versions(RuleBasedStateMachine):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from penstock_models.errors import TemporaryError, UsageError
+from penstock_models.items import ServableInfo
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.life import PARKED_RETRY_S
 from penstock_models.versions.memory import Need
@@ -554,6 +555,23 @@ async def test_work_that_never_ends_does_not_hold_it_for_ever(world: World) -> N
     await world.pass_time(35)
     assert len(world.loader.loaded) == 1
     assert any("m:1 is unloaded with work in flight" in line for line in world.manager.problems())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), asyncio.CancelledError()])
+@pytest.mark.parametrize("step", ["retire", "unload"])
+async def test_what_goes_wrong_at_an_unload_is_said_and_keeps_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    """Also a port that is cancelled by something else: nobody wants the manager to end."""
+    await serving(world, 1)
+
+    async def fail(_: ServableInfo) -> None:
+        raise error
+
+    monkeypatch.setattr(world.traffic if step == "retire" else world.loader, step, fail)
+    await put(world, 2)
+    assert world.available("m") == {2} and world.states()["m:1"] == "new"
+    assert len(world.manager.problems()) == 1 and f"m:1 could not be {step}" in world.manager.problems()[0]
 
 
 # --- cancellation ----------------------------------------------------------------------------------------------------------

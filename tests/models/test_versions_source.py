@@ -200,7 +200,7 @@ def test_a_store_that_is_gone_withdraws_nothing(tmp_path: Path) -> None:
     before = source.scan(0.0, OLD)
     folder.rename(tmp_path / "unmounted")
     found = source.scan(1.0, OLD)
-    assert found.offers == before.offers and found.excuses("anything")(7)
+    assert found.offers == before.offers and found.excuses("anything", 7)
     assert "no model store" in texts(found)
 
 

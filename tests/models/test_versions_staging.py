@@ -342,7 +342,10 @@ def test_a_stamp_changes_with_every_way_to_change_a_file(tmp_path: Path) -> None
 RECORD = Record(
     {
         "person": ModelRecord(
-            (Served(3, "sha256:ab", "cd"),), {"stable": 3}, {"stable": Moved(3, 2), "old": Moved(0)}, (7,)
+            (Served(3, "sha256:ab", "cd"),),
+            {"stable": 3},
+            {"stable": Moved(3, 2), "old": Moved(0)},
+            frozenset({7}),
         )
     }
 )
@@ -393,7 +396,10 @@ def test_a_bad_record_is_named_and_left_out(tmp_path: Path, data: bytes, expecte
 
 def test_unknown_keys_of_a_record_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "versions.json").write_bytes(b'{"v":1,"more":2,"models":{"a":{"asked":[4],"extra":{}}}}')
-    assert RecordFile(tmp_path / "versions.json").load() == (Record({"a": ModelRecord(asked=(4,))}), "")
+    assert RecordFile(tmp_path / "versions.json").load() == (
+        Record({"a": ModelRecord(asked=frozenset({4}))}),
+        "",
+    )
 
 
 KILLED = """
@@ -403,7 +409,7 @@ from penstock_models.versions.record import ModelRecord, Record, RecordFile
 file = RecordFile(Path(sys.argv[1]))
 print("ready", flush=True)
 for turn in range(1, 10**9):
-    file.save(Record({f"model-{i}": ModelRecord(asked=(turn,)) for i in range(200)}))
+    file.save(Record({f"model-{i}": ModelRecord(asked=frozenset({turn})) for i in range(200)}))
 """
 
 

@@ -143,7 +143,7 @@ class FakeStaging(Staging):
         )
         path = Path(offer.digest)
         self.copies[offer.digest] = Staged(
-            offer.name, offer.version, offer.digest, path, offer.stamp, SIZE, manifest
+            offer.name, offer.version, offer.digest, path, offer.stamp, manifest
         )
         return self.copies[offer.digest]
 

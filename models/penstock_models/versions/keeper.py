@@ -70,6 +70,6 @@ class Keeper:
 
     def _record(self) -> Record:
         """As things are; of a model that was not told yet what an earlier start left, that."""
-        now = {name: model.record() for name, model in self._models.items() if model.recalled}
+        now = {name: model.record for name, model in self._models.items() if model.recalled}
         waiting = {n: r for n, r in self._written.models.items() if n in self._models and n not in now}
         return Record({**waiting, **now})

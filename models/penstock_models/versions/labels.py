@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 from penstock_models.errors import UsageError
 from penstock_models.store import check_label
+from penstock_models.versions.record import Moved
 
 MAX_LABELS = 64  # of one model
 
@@ -32,6 +33,14 @@ def move(
     if label not in labels and len(labels) >= MAX_LABELS:
         raise UsageError(f"{model}@{label}: a model has at most {MAX_LABELS} labels; remove one first")
     return {**labels, label: version}
+
+
+def wanted(configured: Mapping[str, int], moved: Mapping[str, Moved]) -> dict[str, int]:
+    """The configuration's labels, and over them what was moved since it last spoke of that label."""
+    at_run_time = {
+        label: move.version for label, move in moved.items() if configured.get(label, 0) == move.over
+    }
+    return {label: version for label, version in {**configured, **at_run_time}.items() if version}
 
 
 def settle(

@@ -35,12 +35,13 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """`labels` is where they pointed; `moved` those of them that were set at run time, and those removed."""
+    """`labels` is where they pointed; `moved` those of them that were set at run time, and those removed; `asked` the versions
+    that somebody asked for beside those of the policy."""
 
     served: tuple[Served, ...] = ()
     labels: dict[str, int] = {}
     moved: dict[str, Moved] = {}
-    asked: tuple[int, ...] = ()
+    asked: frozenset[int] = frozenset()
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -38,7 +38,6 @@ class Staged(msgspec.Struct, frozen=True):
     digest: str
     path: Path
     stamp: str
-    size_bytes: int
     manifest: Manifest
 
 
@@ -157,7 +156,7 @@ class Staging:
 
 def _staged(bundle: Bundle, path: Path, stamp: str) -> Staged:
     manifest = bundle.manifest
-    return Staged(manifest.name, manifest.version, bundle.digest, path, stamp, path.stat().st_size, manifest)
+    return Staged(manifest.name, manifest.version, bundle.digest, path, stamp, manifest)
 
 
 def _changes(offer: Offer, *, fresh_counts: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -58,19 +59,21 @@ async def in_thread(call: Callable[[threading.Event], T]) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         stop.set()
-        await to_end(task)
+        with contextlib.suppress(Exception):  # what it says of being stopped
+            await to_end(task)
         raise
 
 
-async def to_end(task: asyncio.Future[T]) -> None:
-    """Wait until it has ended, however often this wait is cancelled: for work that must not stop half way."""
+async def to_end(task: asyncio.Future[T]) -> T:
+    """What it ends with, however often this wait is cancelled meanwhile: for work that must not stop half way."""
     cancelled = False
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             cancelled = True
-    if not task.cancelled():
-        task.exception()  # heard
     if cancelled:
+        if not task.cancelled():
+            task.exception()  # heard
         raise asyncio.CancelledError
+    return task.result()
