@@ -150,20 +150,6 @@ class Versions(RuleBasedStateMachine):
 
         self.do(remove)
 
-    @rule(name=names, version=versions)
-    def ask(self, name: str, version: int) -> None:
-        async def ask() -> None:
-            try:
-                await self.world.manager.ask(name, version)
-            except UsageError:
-                assert f"{name}:{version}" not in self.world.states()
-
-        self.do(ask)
-
-    @rule(name=names, version=versions)
-    def take_back(self, name: str, version: int) -> None:
-        self.do(lambda: self.world.manager.take_back(name, version))
-
     @rule(name=names)
     def want(self, name: str) -> None:
         self.do(lambda: self.world.manager.want(name))
@@ -194,7 +180,7 @@ class Versions(RuleBasedStateMachine):
         self.do(self.world.restart)
         for name, record in before.items():
             if record is not None:
-                assert self.world.file.record.models[name].asked == record.asked
+                assert self.world.file.record.models[name].moved == record.moved
 
     @invariant()
     def what_is_said_is_true(self) -> None:

@@ -187,7 +187,7 @@ async def test_drift_is_refused_by_name_unless_the_version_is_named(world: World
     refused = world.version("m", 2)
     assert refused.reason == "drift" and refused.next_try is None
     assert refused.error is not None and "task: was raw, is anomaly; name the version" in refused.error
-    await world.manager.ask("m", 2)
+    world.configure(ModelConfig("m", named=(2,)))
     await world.pass_time(1.1)
     assert world.available("m") == {2}
 
@@ -283,7 +283,7 @@ async def test_a_label_that_cannot_be_recorded_stays(world: World) -> None:
     with pytest.raises(TemporaryError, match=r"m: not changed, as it cannot be recorded: .*No space"):
         await world.manager.set_label("m", "stable", 2)
     with pytest.raises(TemporaryError, match="not changed"):
-        await world.manager.ask("m", 1)
+        await world.manager.remove_label("m", "stable")
     assert world.manager.routing("m").labels == {"stable": 1}
     world.file.full = False
     await world.manager.set_label("m", "stable", 2)
@@ -350,7 +350,6 @@ async def test_a_restart_brings_back_the_same_versions_and_labels(world: World) 
     await serving(world, 1)
     await world.manager.set_label("m", "stable", 1)
     await put(world, 2)
-    await world.manager.ask("m", 1)
     before = (world.available("m"), world.manager.routing("m").labels)
     await world.restart()
     assert (world.available("m"), world.manager.routing("m").labels) == before == ({1, 2}, {"stable": 1})
@@ -392,18 +391,6 @@ async def test_files_replaced_while_it_was_down_are_taken(world: World) -> None:
     assert world.version("m", 1).state == "available" and world.version("m", 1).digest != before
 
 
-async def test_a_version_that_was_asked_for_survives_a_restart_until_it_is_taken_back(world: World) -> None:
-    await serving(world, 1, 2)
-    with pytest.raises(UsageError, match=r"m:7 is not offered \(offered: 1, 2\)"):
-        await world.manager.ask("m", 7)
-    await world.manager.ask("m", 1)
-    await world.restart()
-    assert world.available("m") == {1, 2}
-    await world.manager.take_back("m", 1)
-    await world.settle()
-    assert world.available("m") == {2}
-
-
 async def test_what_a_better_version_replaced_is_not_brought_back(world: World) -> None:
     await serving(world, 1, 2, policy=Latest(2))
     world.configs = (ModelConfig("m"),)
@@ -417,7 +404,6 @@ async def test_what_a_better_version_replaced_is_not_brought_back(world: World) 
 async def test_a_model_that_was_given_up_and_comes_again_starts_anew(world: World) -> None:
     await serving(world, 1, 2, policy=All())
     await world.manager.set_label("m", "stable", 1)
-    await world.manager.ask("m", 1)
     await world.restart()
     world.configure()
     await world.settle()

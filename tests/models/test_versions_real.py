@@ -220,14 +220,11 @@ SERVING = """
 import asyncio, sys
 from pathlib import Path
 from penstock_models.versions.config import ModelConfig
-from penstock_models.versions.policy import All
 from tests.models.test_versions_real import Site
 
 async def main() -> None:
-    here = Site(Path(sys.argv[1]), ModelConfig("m"))
+    here = Site(Path(sys.argv[1]), ModelConfig("m", named=(1,)))
     task = asyncio.create_task(here.manager.run())
-    await here.until(lambda: here.available() == {3})
-    await here.manager.ask("m", 1)
     await here.until(lambda: here.available() == {1, 3})
     await here.manager.set_label("m", "stable", 1)
     print("ready", flush=True)

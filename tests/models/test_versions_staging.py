@@ -339,16 +339,8 @@ def test_a_stamp_changes_with_every_way_to_change_a_file(tmp_path: Path) -> None
 
 # --- the record ------------------------------------------------------------------------------------------------------------
 
-RECORD = Record(
-    {
-        "person": ModelRecord(
-            (Served(3, "sha256:ab", "cd"),),
-            {"stable": 3},
-            {"stable": Moved(3, 2), "old": Moved(0)},
-            frozenset({7}),
-        )
-    }
-)
+MOVED = {"stable": Moved(3, 2), "old": Moved(0)}
+RECORD = Record({"person": ModelRecord((Served(3, "sha256:ab", "cd"),), {"stable": 3}, MOVED)})
 
 
 def test_a_record_comes_back(tmp_path: Path) -> None:
@@ -395,9 +387,11 @@ def test_a_bad_record_is_named_and_left_out(tmp_path: Path, data: bytes, expecte
 
 
 def test_unknown_keys_of_a_record_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "versions.json").write_bytes(b'{"v":1,"more":2,"models":{"a":{"asked":[4],"extra":{}}}}')
+    (tmp_path / "versions.json").write_bytes(
+        b'{"v":1,"more":2,"models":{"a":{"labels":{"stable":4},"extra":{}}}}'
+    )
     assert RecordFile(tmp_path / "versions.json").load() == (
-        Record({"a": ModelRecord(asked=frozenset({4}))}),
+        Record({"a": ModelRecord(labels={"stable": 4})}),
         "",
     )
 
@@ -409,7 +403,7 @@ from penstock_models.versions.record import ModelRecord, Record, RecordFile
 file = RecordFile(Path(sys.argv[1]))
 print("ready", flush=True)
 for turn in range(1, 10**9):
-    file.save(Record({f"model-{i}": ModelRecord(asked=frozenset({turn})) for i in range(200)}))
+    file.save(Record({f"model-{i}": ModelRecord(labels={"stable": turn}) for i in range(200)}))
 """
 
 
@@ -426,4 +420,4 @@ def test_a_kill_leaves_the_old_record_or_the_new_one(tmp_path: Path) -> None:
         writer.stdout.close()
         found, problem = RecordFile(path).load()
         assert problem == "" and len(found.models) == 200
-        assert len({model.asked for model in found.models.values()}) == 1
+        assert len({model.labels["stable"] for model in found.models.values()}) == 1

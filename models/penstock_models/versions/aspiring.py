@@ -13,7 +13,7 @@ def aspired(rule: Policy, offered: Collection[Life], named: Collection[int]) -> 
     """The wanted end, in full.
 
     The policy's choice; the policy's choice of those that have not failed, so that a bad newest version does not leave a
-    model without any; every named version (a label, a route, an operator); and what served before a restart, until
+    model without any; every named version (a label, a route, a list); and what served before a restart, until
     one of the policy's choice is available.
     """
     versions = {life.version for life in offered}

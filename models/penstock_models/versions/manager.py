@@ -79,23 +79,6 @@ class VersionManager:
         """
         await self._wish(name, lambda model: model.remove_label(label))
 
-    async def ask(self, name: str, version: int) -> None:
-        """Want a version beside those of the policy; it survives a restart once this returns.
-
-        Raises:
-            UsageError: no such model or version.
-            TemporaryError: `disk`: it could not be recorded, and is not wanted.
-        """
-        await self._wish(name, lambda model: model.ask(version, self._clock.now()))
-
-    async def take_back(self, name: str, version: int) -> None:
-        """Want a version no more than the policy does.
-
-        Raises:
-            UsageError, TemporaryError: as `ask`.
-        """
-        await self._wish(name, lambda model: model.take_back(version))
-
     def want(self, name: str, version: int | None = None) -> None:
         """Somebody asked in vain: load what is parked. Of an unknown model: nothing."""
         if name in self._models:

@@ -1,4 +1,4 @@
-"""One model: its versions, its labels, what is asked of it, and so its next step. No I/O.
+"""One model: its versions, its labels, and so its next step. No I/O.
 
 Owns how offers, configuration, labels and the record of an earlier start come together. The manager tells it what
 happened, asks it for the next step, and takes the step.
@@ -23,7 +23,6 @@ from penstock_models.versions.staging import Staged
 from penstock_models.versions.transition import Action
 
 DRIFT = "drift"
-MAX_ASKED = 64
 PARKED_PAUSE_S = 1.0
 """Frames ask in vain as fast as they come; room is looked for at most so often."""
 
@@ -104,7 +103,7 @@ class Model:
                     del self.lives[version]
 
     def recall(self, record: ModelRecord, staged: Iterable[Staged], now: float) -> None:
-        """What an earlier start left: its labels and wishes, and copies of what it served."""
+        """What an earlier start left: its labels, and copies of what it served."""
         self.record, self.recalled = record, True
         for copy in staged:
             self.lives[copy.version] = Life(
@@ -135,27 +134,6 @@ class Model:
             known = ", ".join(left) or "none"
             raise UsageError(f"{self.name}@{label}: no such label; there are {known}")
         self._relabel(left, label)
-
-    def ask(self, version: int, now: float) -> None:
-        """Want a version beside those of the policy.
-
-        Raises:
-            UsageError: it is not offered, or too many are asked for.
-        """
-        if version not in self.lives:
-            known = ", ".join(map(str, sorted(self.lives))) or "none"
-            raise UsageError(
-                f"{self.name}:{version} is not offered (offered: {known}); copy it to the store first"
-            )
-        asked = self.record.asked | {version}
-        if len(asked) > MAX_ASKED:
-            raise UsageError(f"{self.name}: {MAX_ASKED} versions are asked for already; take one back first")
-        self.record = replace(self.record, asked=asked)
-        self._pardon(now)
-
-    def take_back(self, version: int) -> None:
-        """Want a version no more than the policy does."""
-        self.record = replace(self.record, asked=self.record.asked - {version})
 
     def want(self, version: int | None, now: float) -> None:
         """Somebody asks for a version, or for any; the highest that is parked is tried at once, if not just now."""
@@ -225,8 +203,7 @@ class Model:
             self.record = replace(self.record, served=served)
 
     def _named(self) -> frozenset[int]:
-        points = {*self.record.labels.values(), *self._wanted_labels().values()}
-        return self.config.explicit() | self.record.asked | points
+        return self.config.explicit().union(self.record.labels.values(), self._wanted_labels().values())
 
     def _wanted_labels(self) -> dict[str, int]:
         return labels.wanted(self.config.labels, self.record.moved)

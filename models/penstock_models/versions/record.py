@@ -1,4 +1,4 @@
-"""What survives a restart: which versions served, the labels that were moved and the versions asked for at run time.
+"""What survives a restart: which versions served, and the labels that were moved at run time.
 
 One small JSON file. It is replaced as a whole and synced, so a kill at any point leaves the old one or the new one. A file
 that cannot be read is named and left out; the next write replaces it.
@@ -35,13 +35,11 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """`labels` is where they pointed; `moved` those of them that were set at run time, and those removed; `asked` the versions
-    that somebody asked for beside those of the policy."""
+    """`labels` is where they pointed; `moved` those of them that were set at run time, and those removed."""
 
     served: tuple[Served, ...] = ()
     labels: dict[str, int] = {}
     moved: dict[str, Moved] = {}
-    asked: frozenset[int] = frozenset()
 
 
 class Record(msgspec.Struct, frozen=True):
