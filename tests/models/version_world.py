@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import math
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -345,6 +344,6 @@ class World:
         return set(self.manager.routing(name).available)
 
 
-async def _at_once(call: Callable[[threading.Event], T]) -> T:
+async def _at_once(call: Callable[..., T], *arguments: object) -> T:
     await asyncio.sleep(0)
-    return call(threading.Event())
+    return call(*arguments)

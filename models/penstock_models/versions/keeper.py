@@ -31,7 +31,7 @@ class Keeper:
 
     async def load(self) -> None:
         """Read what an earlier start left."""
-        self._written, self._unreadable = await in_thread(lambda _: self._file.load())
+        self._written, self._unreadable = await in_thread(self._file.load)
 
     def recorded(self, name: str) -> ModelRecord:
         """What an earlier start left of a model."""
@@ -64,7 +64,7 @@ class Keeper:
         async with self._writing:
             record = self._record()
             if record != self._written:
-                await in_thread(lambda _: self._file.save(record))
+                await in_thread(self._file.save, record)
                 self._written = record
             self._unwritable = ""
 

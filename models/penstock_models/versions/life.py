@@ -44,7 +44,6 @@ class Life:
     kept: bool = False
     excused: bool = False
     failure: Failure | None = None
-    note: str = ""
     attempts: int = 0
     due: float = 0.0
     tried: str = ""
@@ -77,24 +76,29 @@ class Life:
         """It is copied, verified and measured: it can be loaded."""
         return self.staged is not None and self.need is not None
 
+    @property
+    def note(self) -> str:
+        """What an operator should know of it; "" for nothing."""
+        if self.staged is None or not self._is_outdated():
+            return ""
+        return (
+            f"the files of {self} in the store changed after it was copied; it serves as it was,"
+            " give other contents a new version number"
+        )
+
     def offered(self, offer: Offer, now: float) -> None:
         """The source offers it. Other files than those known start it anew, unless they serve: then they stay."""
         before, self.offer = self.offer, offer
         if before is not None and before.stamp == offer.stamp:
             return
-        self.note = ""
-        if self._is_staged(offer) or (self.staged is None and offer.stamp == self.tried):
-            return
-        if self.idle:
+        known = self._is_staged(offer) or (self.staged is None and offer.stamp == self.tried)
+        if self.idle and not known:
             self.start_anew(now)
-        elif self.staged is not None:
-            self._note_change()
 
     def start_anew(self, now: float) -> None:
         """Forget what was tried: other files, or other wishes."""
         self.staged = self.need = self.failure = None
-        self.note = self.tried = ""
-        self.attempts, self.due = 0, now
+        self.attempts, self.due, self.tried = 0, now, ""
         self._turn("new", now)
 
     def preparing(self, now: float) -> None:
@@ -115,8 +119,6 @@ class Life:
     def loaded(self, info: ServableInfo, now: float) -> None:
         self.info, self.load_ms = info, (now - self.since) * 1e3
         self.failure, self.kept, self.attempts = None, False, 0
-        if self._is_outdated():
-            self._note_change()
         self._turn("available", now)
 
     def failed(self, failure: Failure, now: float) -> None:
@@ -153,12 +155,6 @@ class Life:
     def forget_copy(self) -> None:
         """Its staged copy is gone: it is copied and measured again before its next load."""
         self.staged = self.need = None
-
-    def _note_change(self) -> None:
-        self.note = (
-            f"the files of {self} in the store changed after it was copied; it serves as it was,"
-            " give other contents a new version number"
-        )
 
     def _is_outdated(self) -> bool:
         """Other files are offered than those that were copied."""

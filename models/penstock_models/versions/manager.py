@@ -158,8 +158,7 @@ class VersionManager:
             recorded = self._keeper.recorded(model.name)
             copies = await self._steps.find(model.name, recorded.served)
             model.recall(recorded, copies, self._clock.now())
-        now, wall = self._clock.now(), self._clock.wall()
-        self._offers = await in_thread(lambda _: self._source.scan(now, wall))
+        self._offers = await in_thread(self._source.scan, self._clock.now(), self._clock.wall())
         for model in [m for m in self._models.values() if m.recalled]:
             model.offered(self._offers, self._clock.now())
         self.scanned.set()

@@ -65,14 +65,13 @@ class Steps:
     async def begin(self) -> None:
         """Make the staging folder ready. One that cannot be used fails each version by itself, later."""
         try:
-            await in_thread(lambda _: self._staging.start())
+            await in_thread(self._staging.start)
         except OSError as error:
             self.alarms.append(f"the staging folder cannot be used: {error}")
 
     async def find(self, name: str, served: Iterable[Served]) -> list[Staged]:
         """The copies of what served before, as far as they are whole."""
-        wanted = tuple(served)
-        found = await in_thread(lambda _: [self._staging.find(s.digest, s.stamp) for s in wanted])
+        found = [await in_thread(self._staging.find, each.digest, each.stamp) for each in served]
         return [copy for copy in found if copy is not None and copy.name == name]
 
     def resident_bytes(self, info: ServableInfo) -> int:
@@ -81,7 +80,7 @@ class Steps:
     async def prepare(self, model: Model, life: Life, used: Collection[str]) -> None:
         """Copy, verify, compare with what serves, and measure; copies whose digest is not used go first."""
         with self._trying(life):
-            await in_thread(lambda _: self._staging.clean(used))
+            await in_thread(self._staging.clean, used)
             staged = life.staged or await self._stage(life)
             model.check_drift(life.version, staged.manifest)
             async with self._on_a_whole_copy("measuring", life, staged):
@@ -136,7 +135,7 @@ class Steps:
     async def _admit(self, model: Model, life: Life, models: Iterable[Model]) -> Verdict:
         """Whether there is room for a version that was prepared."""
         assert life.need is not None
-        room = await in_thread(lambda _: self._box.room())
+        room = await in_thread(self._box.room)
         residents = [
             self._resident(other, loaded, model)
             for other in models
@@ -185,14 +184,14 @@ class Steps:
 
     async def _free(self, life: Life, info: ServableInfo) -> None:
         taken = self._loader.resident_bytes(info)
-        before = await in_thread(lambda _: self._box.footprint())
+        before = await in_thread(self._box.footprint)
         try:
             async with self.clock.limit(UNLOAD_S):
                 await self._loader.unload(info)
         except (Exception, asyncio.CancelledError) as error:  # nobody but the loader cancels it
             self.alarms.append(f"{life} could not be unloaded: {error or type(error).__name__}")
             return
-        after = await in_thread(lambda _: self._box.footprint())
+        after = await in_thread(self._box.footprint)
         came_back = memory.returned(str(life), taken, before, after)
         self.returned.append(came_back)
         if came_back.alarm:
@@ -215,7 +214,7 @@ class Steps:
         except TimeoutError as error:
             raise TemporaryError("timeout", f"{doing} {life} took longer than {self._load_s:g} s") from error
         except Exception as error:
-            if await in_thread(lambda _: self._staging.find(staged.digest, staged.stamp)) is None:
+            if await in_thread(self._staging.find, staged.digest, staged.stamp) is None:
                 life.forget_copy()
                 text = f"the copy of {life} is damaged and is made anew: {error}"
                 raise TemporaryError("io", text) from error

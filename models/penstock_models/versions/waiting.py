@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Clock(Protocol):
@@ -51,20 +51,14 @@ class SystemClock:
         return asyncio.timeout(seconds)
 
 
-async def in_thread(call: Callable[[threading.Event], T]) -> T:
-    """Run a blocking call in a thread. When cancelled, set its event, and wait until it has ended."""
-    stop = threading.Event()
-    task = asyncio.ensure_future(asyncio.to_thread(call, stop))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stop.set()
-        with contextlib.suppress(Exception):  # what it says of being stopped
-            await to_end(task)
-        raise
+async def in_thread(
+    call: Callable[[*Arguments], T], *arguments: *Arguments, stop: threading.Event | None = None
+) -> T:
+    """Run a blocking call in a thread. When cancelled, set `stop`, and wait until it has ended."""
+    return await to_end(asyncio.ensure_future(asyncio.to_thread(call, *arguments)), stop)
 
 
-async def to_end(task: asyncio.Future[T]) -> T:
+async def to_end(task: asyncio.Future[T], stop: threading.Event | None = None) -> T:
     """What it ends with, however often this wait is cancelled meanwhile: for work that must not stop half way."""
     cancelled = False
     while not task.done():
@@ -72,6 +66,8 @@ async def to_end(task: asyncio.Future[T]) -> T:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             cancelled = True
+            if stop is not None:
+                stop.set()
     if cancelled:
         if not task.cancelled():
             task.exception()  # heard
