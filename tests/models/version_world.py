@@ -309,6 +309,18 @@ class World:
         self.configs = configs
         self.manager.set_config(configs)
 
+    async def serve(self, *versions: int, **config: object) -> None:
+        """A model `m` with those versions in the store."""
+        self.configure(ModelConfig("m", **config))  # type: ignore[arg-type]
+        for version in versions:
+            self.store.contents["m", version] = "good"
+        await self.pass_time(1.1)
+
+    async def put(self, version: int, word: str = "good") -> None:
+        """Another version of `m` in the store."""
+        self.store.contents["m", version] = word
+        await self.pass_time(1.1)
+
     async def settle(self) -> None:
         """Until nothing moves any more without time."""
         quiet = 0
