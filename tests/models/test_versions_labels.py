@@ -83,11 +83,23 @@ async def test_a_moved_label_holds_until_the_configuration_says_otherwise(world:
     world.configure(ModelConfig("m", policy=All(), labels={"stable": 3}))
     await world.settle()
     assert world.manager.routing("m").labels == {"stable": 3}
+    world.configure(ModelConfig("m", policy=All(), labels={"stable": 1}))
+    await world.settle()
+    assert world.manager.routing("m").labels == {"stable": 1}  # and not 2 again
     await world.manager.remove_label("m", "stable")
     await world.restart()
     assert world.manager.routing("m").labels == {}
     with pytest.raises(UsageError, match="no such label"):
         await world.manager.remove_label("m", "stable")
+
+
+async def test_labels_that_come_and_go_leave_nothing_in_the_record(world: World) -> None:
+    await world.serve(1)
+    for label in ("first", "second"):
+        await world.manager.set_label("m", label, 1)
+        await world.manager.remove_label("m", label)
+    await world.settle()
+    assert world.file.record.models["m"].moved == {}
 
 
 async def test_a_label_that_cannot_be_recorded_stays(world: World) -> None:

@@ -35,12 +35,19 @@ def move(
     return {**labels, label: version}
 
 
-def wanted(configured: Mapping[str, int], moved: Mapping[str, Moved]) -> dict[str, int]:
-    """The configuration's labels, and over them what was moved since it last spoke of that label."""
-    at_run_time = {
-        label: move.version for label, move in moved.items() if configured.get(label, 0) == move.over
+def held(configured: Mapping[str, int], moved: Mapping[str, Moved]) -> dict[str, Moved]:
+    """What of the moves at run time still counts: none of a label of which the configuration has spoken since."""
+    return {
+        label: move
+        for label, move in moved.items()
+        if configured.get(label, 0) == move.over and (move.version or move.over)
     }
-    return {label: version for label, version in {**configured, **at_run_time}.items() if version}
+
+
+def wanted(configured: Mapping[str, int], moved: Mapping[str, Moved]) -> dict[str, int]:
+    """The configuration's labels, and over them what was moved since."""
+    over = {label: move.version for label, move in held(configured, moved).items()}
+    return {label: version for label, version in {**configured, **over}.items() if version}
 
 
 def settle(

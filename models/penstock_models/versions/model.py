@@ -111,9 +111,10 @@ class Model:
             )
 
     def settle(self) -> None:
-        """Move the labels that wait for a version which is available now."""
+        """Move the labels that wait for a version which is available now, and forget the moves that count no more."""
         settled = labels.settle(self.record.labels, self._wanted_labels(), self.available)
-        self.record = replace(self.record, labels=settled)
+        moved = labels.held(self.config.labels, self.record.moved)
+        self.record = replace(self.record, labels=settled, moved=moved)
 
     def move_label(self, label: str, version: int) -> None:
         """Set a label at run time.
