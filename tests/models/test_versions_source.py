@@ -231,11 +231,12 @@ def test_what_may_not_be_read_is_named_and_stops_nobody_else() -> None:
         (folder / "shut" / "3").chmod(0o700)
         (folder / "whole" / "4").mkdir(parents=True)
         (folder / "whole").chmod(0o700)
+        (bare(folder / "part" / "5") / "more").mkdir(mode=0o700)
         ran = subprocess.run([sys.executable, "-c", AS_NOBODY, str(folder)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     offers, *problems = ran.stdout.splitlines()
     assert offers == "good:1"
-    assert sorted(line.split(" ")[0] for line in problems) == ["closed", "shut", "whole"]
+    assert sorted(line.split(" ")[0] for line in problems) == ["closed", "part", "shut", "whole"]
     assert all("Permission denied" in line for line in problems)
 
 

@@ -71,9 +71,11 @@ class ListSource:
             text, changed = stamp(place.path)
         except FileNotFoundError:
             return None
-        except OSError:
-            # Its error is said by whoever opens it.
-            return _Seen("", 0.0, now, now, look(place))
+        except OSError as error:
+            version = look(place)
+            # What opens it may not come across what may not be read, such as a folder beside the model.
+            said = version.error or f"cannot read {place.path}: {error.strerror}"
+            return _Seen("", 0.0, now, now, version._replace(error=said))
         before = self._known.get(place.path)
         if before is None or before.stamp != text:
             return _Seen(text, changed, now, now, look(place))
