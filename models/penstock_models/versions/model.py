@@ -187,9 +187,8 @@ class Model:
         wanted = () if self.leaving else aspiring.aspired(self.config.policy, offered, self._named())
         for version, life in self.lives.items():
             life.aspired = version in wanted
-            life.kept &= (
-                life.aspired
-            )  # something better serves by now: a restart need not bring this one back
+            # Where something better serves by now, a restart need not bring this one back.
+            life.kept &= life.aspired
 
     def _remember(self) -> None:
         """What serves. What was kept from the last start still does, as far as is known."""
@@ -198,9 +197,8 @@ class Model:
             for _, life in sorted(self.lives.items())
             if life.staged is not None and (life.state == "available" or life.kept)
         )
-        if (
-            served
-        ):  # while the last one goes and the next one comes, a kill must not leave the model with nothing
+        # While the last one goes and the next one comes, a kill must not leave the model with nothing.
+        if served:
             self.record = replace(self.record, served=served)
 
     def _named(self) -> frozenset[int]:
