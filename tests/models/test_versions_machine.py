@@ -35,10 +35,10 @@ policy_values = st.sampled_from([Latest(1), Latest(2), All(), Specific((2,)), Sp
 class Watched(VersionManager):
     """Checks each decision to let go when it is taken."""
 
-    def _let_go(self, tasks: TaskGroup, model: Model, life: Life, parking: str) -> None:
+    def _let_go(self, tasks: TaskGroup, model: Model, life: Life, making_room: str) -> None:
         others = [v for v in model.available if v != life.version]
         assert life.version not in model.labels.values(), "a labelled version goes"
-        if parking:
+        if making_room:
             usage = self._steps._traffic.usage(life.info)  # type: ignore[arg-type]
             assert not usage.running, "a version in use is parked"
         else:
@@ -46,7 +46,7 @@ class Watched(VersionManager):
             wanted = [other for other in model.lives.values() if other.aspired]
             if model.config.transition == "availability" and wanted:
                 assert others, "the last available version goes"
-        super()._let_go(tasks, model, life, parking)
+        super()._let_go(tasks, model, life, making_room)
 
 
 class Versions(RuleBasedStateMachine):
@@ -55,7 +55,6 @@ class Versions(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.loop = asyncio.new_event_loop()
         self.world: World
-        self.last_available: dict[str, bool] = {}
 
     def do(self, act: Callable[[], Awaitable[object] | None], seconds: float = 0.0) -> None:
         """Act, then let everything happen that happens."""
@@ -151,20 +150,6 @@ class Versions(RuleBasedStateMachine):
 
         self.do(remove)
 
-    @rule(name=names, version=versions)
-    def ask(self, name: str, version: int) -> None:
-        async def ask() -> None:
-            try:
-                await self.world.manager.ask(name, version)
-            except UsageError:
-                assert f"{name}:{version}" not in self.world.states()
-
-        self.do(ask)
-
-    @rule(name=names, version=versions)
-    def take_back(self, name: str, version: int) -> None:
-        self.do(lambda: self.world.manager.take_back(name, version))
-
     @rule(name=names)
     def want(self, name: str) -> None:
         self.do(lambda: self.world.manager.want(name))
@@ -174,19 +159,6 @@ class Versions(RuleBasedStateMachine):
         traffic = self.world.traffic
         traffic.last_used[name, version] = self.world.clock.time
         (traffic.busy.add if busy else traffic.busy.discard)((name, version))
-
-    @rule(name=names, version=versions)
-    def crash(self, name: str, version: int) -> None:
-        def crash() -> None:
-            loaded = self.world.loader.loaded
-            here = [d for d, i in loaded.items() if (i.name, i.version) == (name, version)]
-            if here and version in self.world.manager.routing(name).available:
-                del loaded[here[0]]
-                self.world.traffic.serving.pop((name, version), None)
-                self.world.manager.lost(name, version, "its process ended by SIGSEGV")
-                self.last_available = {}
-
-        self.do(crash)
 
     @rule(models=st.integers(1, 6))
     def memory_changes(self, models: int) -> None:
@@ -199,18 +171,16 @@ class Versions(RuleBasedStateMachine):
 
     @rule(transition=st.sampled_from(["availability", "resource"]), rule=policy_values)
     def configure(self, transition: str, rule: policies.Policy) -> None:
-        self.last_available = {}  # a policy may want nothing of what is offered
         configs = [ModelConfig("a", rule, transition), ModelConfig("b")]  # type: ignore[arg-type]
         self.do(lambda: self.world.configure(*configs))
 
     @rule()
     def kill(self) -> None:
         before = {name: self.world.file.record.models.get(name) for name in NAMES}
-        self.last_available = {}
         self.do(self.world.restart)
         for name, record in before.items():
             if record is not None:
-                assert self.world.file.record.models[name].asked == record.asked
+                assert self.world.file.record.models[name].moved == record.moved
 
     @invariant()
     def what_is_said_is_true(self) -> None:

@@ -12,15 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from onnx import helper
+from msgspec.structs import replace
 
-from penstock_models import golden as golden_answers
 from penstock_models.bundle import write_bundle
 from penstock_models.executor import ThreadExecutor
-from penstock_models.items import Answer, OutputTensor, ServableInfo
-from penstock_models.manifest import Golden, Manifest, TensorSpec, Variant
+from penstock_models.items import Answer, ServableInfo
+from penstock_models.manifest import TensorSpec
 from penstock_models.store import parse_reference
 from penstock_models.versions import manager, source, staging
 from penstock_models.versions.box import SystemBox
@@ -35,30 +33,15 @@ from penstock_models.versions.staging import Staged, Staging
 from penstock_models.versions.steps import Steps
 
 from .loaded import floats, output
-from .onnx_files import model, tensor, weight
+from .test_serving import put, times
 
 
-def times(factor: float) -> bytes:
-    """y = factor · x."""
-    node = helper.make_node("Mul", ["x", "factor"], ["y"])
-    ends = [tensor("x", ["n", 2])], [tensor("y", ["n", 2])]
-    return bytes(model([node], *ends, [weight("factor", factor)]).SerializeToString())
-
-
-def bundle(
-    store: Path, version: int, factor: float, *, golden: float | None = None, output: str = "y"
-) -> Path:
-    """Version `version` of `m`, which multiplies by `factor`, and says in its golden answer by how much."""
-    ends = (TensorSpec("x", "float32", (None, 2)),), (TensorSpec(output, "float32", (None, 2)),)
-    variant = Variant("model.onnx", "onnx", *ends)
-    files = {"model.onnx": times(factor)}
-    samples: tuple[Golden, ...] = ()
-    if golden is not None:
-        files["golden.json"] = b"[1, 2]"
-        values = np.array([golden, 2 * golden], "<f4")
-        said = golden_answers.record(Answer(outputs={"y": OutputTensor("float32", (2,), values.tobytes())}))
-        samples = (Golden("golden.json", "application/json", said),)
-    return write_bundle(Manifest("m", version, "raw", (variant,), (), golden=samples), files, store)
+def put_renamed(store: Path, version: int) -> None:
+    """Publish a version whose manifest calls the output otherwise."""
+    made = times(30.0)
+    variant = replace(made.manifest.variants[0], outputs=(TensorSpec("z", "float32", (None, 2)),))
+    manifest = replace(made.manifest, name="m", version=version, variants=(variant,), files=(), golden=())
+    write_bundle(manifest, {"model.onnx": made.read("model.onnx")}, store)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +133,7 @@ async def site(folder: Path, *configs: ModelConfig) -> AsyncIterator[Site]:
 
 async def test_versions_come_and_go_and_no_call_fails(tmp_path: Path) -> None:
     async with site(tmp_path, ModelConfig("m")) as here:
-        bundle(here.store, 1, 10.0, golden=10.0)
+        put(here.store, 1, 10.0)
         await here.until(lambda: here.available() == {1})
         over = asyncio.Event()
         seen: set[float] = set()
@@ -161,7 +144,7 @@ async def test_versions_come_and_go_and_no_call_fails(tmp_path: Path) -> None:
 
         calling = [asyncio.create_task(callers()) for _ in range(4)]
         for version in (2, 3, 4):
-            bundle(here.store, version, 10.0 * version, golden=10.0 * version)
+            put(here.store, version, 10.0 * version)
             await here.until(lambda version=version: here.available() == {version})  # type: ignore[misc]
             await here.until(lambda: "unloading" not in here.states())
         await here.until(lambda: 40.0 in seen)
@@ -174,17 +157,17 @@ async def test_versions_come_and_go_and_no_call_fails(tmp_path: Path) -> None:
 
 async def test_each_bad_version_is_named_and_the_old_one_answers(tmp_path: Path) -> None:
     async with site(tmp_path, ModelConfig("m")) as here:
-        bundle(here.store, 1, 10.0, golden=10.0)
+        put(here.store, 1, 10.0)
         await here.until(lambda: here.available() == {1})
-        bundle(here.store, 2, 20.0, golden=99.0)
+        put(here.store, 2, 20.0, right=False)
         await here.until(lambda: any("m:2 golden" in line for line in here.threads.failures))
-        bundle(here.store, 3, 30.0, output="z")  # the manifest renames a tensor
+        put_renamed(here.store, 3)
         await here.until(
             lambda: any(
                 "m:3 drift" in line and "output y: is gone, has z" in line for line in here.threads.failures
             )
         )
-        whole = bundle(tmp_path / "elsewhere", 4, 40.0).read_bytes()
+        whole = put(tmp_path / "elsewhere", 4, 40.0).read_bytes()
         (here.store / "m-4.bundle").write_bytes(whole[:-2000])
         await here.until(lambda: any("m-4.bundle" in line for line in here.manager.problems()))
         (here.store / "m-1.bundle").write_bytes(b"overwritten while it serves")
@@ -201,7 +184,7 @@ async def test_a_bare_model_is_packed_apart_and_served(
     monkeypatch.setattr(source, "SETTLE_S", 0.2)
     folder = tmp_path / "store" / "m" / "7"
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(times(7.0))
+    (folder / "model.onnx").write_bytes(times(7.0).read("model.onnx"))
     async with site(tmp_path, ModelConfig("m")) as here:
         await here.until(lambda: here.available() == {7})
         assert await here.answer("m:7") == [7.0, 14.0]
@@ -220,14 +203,11 @@ SERVING = """
 import asyncio, sys
 from pathlib import Path
 from penstock_models.versions.config import ModelConfig
-from penstock_models.versions.policy import All
 from tests.models.test_versions_real import Site
 
 async def main() -> None:
-    here = Site(Path(sys.argv[1]), ModelConfig("m"))
+    here = Site(Path(sys.argv[1]), ModelConfig("m", named=(1,)))
     task = asyncio.create_task(here.manager.run())
-    await here.until(lambda: here.available() == {3})
-    await here.manager.ask("m", 1)
     await here.until(lambda: here.available() == {1, 3})
     await here.manager.set_label("m", "stable", 1)
     print("ready", flush=True)
@@ -239,7 +219,7 @@ asyncio.run(main())
 
 async def test_a_kill_loses_no_label_and_no_version(tmp_path: Path) -> None:
     for version in (1, 2, 3):
-        bundle(tmp_path / "store", version, 10.0 * version)
+        put(tmp_path / "store", version, 10.0 * version)
     served = subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond, and is killed as a whole
         [sys.executable, "-c", SERVING, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
@@ -249,7 +229,7 @@ async def test_a_kill_loses_no_label_and_no_version(tmp_path: Path) -> None:
     served.wait()
     served.stdout.close()
     # A newer version that cannot be loaded came meanwhile: it stands before nothing.
-    bundle(tmp_path / "store", 4, 40.0, golden=1.0)
+    put(tmp_path / "store", 4, 40.0, right=False)
     async with site(tmp_path, ModelConfig("m")) as here:
         await here.until(lambda: here.available() == {1, 3})
         assert here.manager.routing("m").labels == {"stable": 1}

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,14 +19,20 @@ from penstock_models.errors import (
 )
 from penstock_models.store import parse_reference
 from penstock_models.versions import labels, memory, policy
-from penstock_models.versions.aspiring import Known, aspired
+from penstock_models.versions.aspiring import aspired
+from penstock_models.versions.life import Life
 from penstock_models.versions.memory import Admit, Evict, Need, Refuse, Room
 from penstock_models.versions.policy import All, Latest, Specific, parse_policy
+from penstock_models.versions.record import Moved
 from penstock_models.versions.residency import SETTLED_S, Resident, evictable, victims
 from penstock_models.versions.retry import LONGEST_S, RETRIES, Failure, classify, retry_at
 from penstock_models.versions.split import Choice, Routing, check_split, choose, drawn
 
 MB = 10**6
+
+
+def life(version: int, **facts: Any) -> Life:
+    return Life("m", version, 0.0, **facts)
 
 
 # --- policies ----------------------------------------------------------------------------------------------------------
@@ -69,18 +76,18 @@ def test_what_a_policy_wants(rule: policy.Policy, expected: set[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "named", "expected"),
+    ("offered", "named", "expected"),
     [
-        ([Known(1), Known(2)], (), {2}),
-        ([Known(1), Known(2, troubled=True)], (), {1, 2}),  # a bad newest does not leave a model with nothing
-        ([Known(1, troubled=True), Known(2, troubled=True)], (), {2}),
-        ([Known(1), Known(2)], (1, 7), {1, 2}),  # a label or a route names 1; 7 does not exist
-        ([Known(1, kept=True), Known(2)], (), {1, 2}),  # until 2 is there, what served before does
-        ([Known(1, kept=True), Known(2, available=True)], (), {2}),
+        ([life(1), life(2)], (), {2}),
+        ([life(1), life(2, attempts=1)], (), {1, 2}),  # a bad newest does not leave a model with nothing
+        ([life(1, attempts=1), life(2, attempts=1)], (), {2}),
+        ([life(1), life(2)], (1, 7), {1, 2}),  # a label or a route names 1; 7 does not exist
+        ([life(1, kept=True), life(2)], (), {1, 2}),  # until 2 is there, what served before does
+        ([life(1, kept=True), life(2, state="available")], (), {2}),
     ],
 )
-def test_what_is_aspired(known: list[Known], named: tuple[int, ...], expected: set[int]) -> None:
-    assert aspired(Latest(1), known, named) == expected
+def test_what_is_aspired(offered: list[Life], named: tuple[int, ...], expected: set[int]) -> None:
+    assert aspired(Latest(1), offered, named) == expected
 
 
 # --- retries -----------------------------------------------------------------------------------------------------------
@@ -123,12 +130,11 @@ def test_retries_are_bounded_back_off_and_repeat_for_the_same_files(seed: str, n
     failure = Failure("io", "", False)
     times = [retry_at(failure, attempt, now, seed) for attempt in range(1, RETRIES + 1)]
     assert times == [retry_at(failure, attempt, now, seed) for attempt in range(1, RETRIES + 1)]
-    waits = [time - now for time in times if time is not None]
-    assert len(waits) == RETRIES
+    waits = [time - now for time in times]
     assert all(0.74 < waits[0] <= 1.01 and wait <= LONGEST_S + 0.01 for wait in waits)
     assert all(later > earlier for earlier, later in pairwise(waits))
-    assert retry_at(failure, RETRIES + 1, now, seed) is None
-    assert retry_at(Failure("bundle", "", True), 1, now, seed) is None
+    assert retry_at(failure, RETRIES + 1, now, seed) == math.inf
+    assert retry_at(Failure("bundle", "", True), 1, now, seed) == math.inf
 
 
 def test_boxes_do_not_try_together() -> None:
@@ -161,6 +167,17 @@ def test_labels_are_bounded() -> None:
     with pytest.raises(UsageError, match="at most 64 labels"):
         labels.move(many, "more", 1, {1}, "person")
     assert labels.move(many, "l0", 2, {1, 2}, "person")["l0"] == 2
+
+
+def test_what_was_moved_holds_until_the_configuration_says_otherwise() -> None:
+    assert labels.wanted({"stable": 1}, {}) == {"stable": 1}
+    assert labels.wanted({"stable": 1}, {"stable": Moved(2, over=1), "canary": Moved(3)}) == {
+        "stable": 2,
+        "canary": 3,
+    }
+    assert labels.wanted({"stable": 4}, {"stable": Moved(2, over=1)}) == {"stable": 4}
+    assert labels.wanted({"stable": 1}, {"stable": Moved(0, over=1)}) == {}  # removed
+    assert labels.wanted({"canary": 1}, {"canary": Moved(3)}) == {"canary": 1}
 
 
 def test_a_wanted_label_waits_where_it_is() -> None:

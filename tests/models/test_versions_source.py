@@ -14,7 +14,7 @@ from penstock_models import store
 from penstock_models.bundle import write_bundle
 from penstock_models.manifest import Manifest, TensorSpec, Variant
 from penstock_models.store import bare_identity
-from penstock_models.versions.offers import FRESH_S, Offers
+from penstock_models.versions.offers import FRESH_S, Offers, Stamp
 from penstock_models.versions.source import SETTLE_S, ListSource, StoreSource
 
 from . import onnx_files
@@ -193,6 +193,23 @@ def test_what_vanishes_between_listing_and_looking_is_left_out(tmp_path: Path) -
     assert offered(found) == ["m:1"] and not found.problems
 
 
+def test_a_file_that_comes_and_goes_beside_a_model_withdraws_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked(tmp_path / "m" / "1", "m", 1)
+    source = StoreSource(tmp_path)
+    assert offered(source.scan(0.0, OLD)) == ["m:1"]
+
+    def vanished(path: Path) -> Stamp:
+        raise FileNotFoundError(2, "No such file or directory", f"{path}/draft.tmp")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("penstock_models.versions.source.stamp", vanished)
+        found = source.scan(1.0, OLD)
+    assert found.excuses("m", 1) and "No such file or directory" in texts(found)
+    assert offered(source.scan(2.0, OLD)) == ["m:1"]
+
+
 def test_a_store_that_is_gone_withdraws_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     bundle(folder, "m", 1)
@@ -200,7 +217,7 @@ def test_a_store_that_is_gone_withdraws_nothing(tmp_path: Path) -> None:
     before = source.scan(0.0, OLD)
     folder.rename(tmp_path / "unmounted")
     found = source.scan(1.0, OLD)
-    assert found.offers == before.offers and found.excuses("anything")(7)
+    assert found.offers == before.offers and found.excuses("anything", 7)
     assert "no model store" in texts(found)
 
 
@@ -231,11 +248,12 @@ def test_what_may_not_be_read_is_named_and_stops_nobody_else() -> None:
         (folder / "shut" / "3").chmod(0o700)
         (folder / "whole" / "4").mkdir(parents=True)
         (folder / "whole").chmod(0o700)
+        (bare(folder / "part" / "5") / "more").mkdir(mode=0o700)
         ran = subprocess.run([sys.executable, "-c", AS_NOBODY, str(folder)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     offers, *problems = ran.stdout.splitlines()
     assert offers == "good:1"
-    assert sorted(line.split(" ")[0] for line in problems) == ["closed", "shut", "whole"]
+    assert sorted(line.split(" ")[0] for line in problems) == ["closed", "part", "shut", "whole"]
     assert all("Permission denied" in line for line in problems)
 
 

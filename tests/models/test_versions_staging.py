@@ -1,4 +1,4 @@
-"""The staging folder and the record, on real disks: kills at any point, files that change under the copy, full disks."""
+"""The staging folder, on real disks: kills at any point, files that change under the copy, full disks."""
 
 import asyncio
 import os
@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from onnx import helper
@@ -18,12 +16,12 @@ from penstock_models.errors import BundleError, ModelRefused, TemporaryError, Us
 from penstock_models.manifest import Manifest, TensorSpec, Variant
 from penstock_models.versions import staging
 from penstock_models.versions.offers import Offer, stamp
-from penstock_models.versions.record import ModelRecord, Moved, Record, RecordFile, Served
 from penstock_models.versions.retry import classify
 from penstock_models.versions.source import ListSource
 from penstock_models.versions.staging import Staging
 
 from . import onnx_files
+from .hosted import children, until
 from .test_versions_source import bare, bundle, unpacked
 
 WALL = 4e9  # everything lies there since long ago
@@ -295,17 +293,6 @@ async def test_a_packing_that_dies_is_tried_again(
     assert (await area.stage(wanted)).version == 1
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - a folder and a process table have no event
-            await asyncio.sleep(0.001)
-
-
-def children() -> set[int]:
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
-
-
 # --- stamps ----------------------------------------------------------------------------------------------------------------
 
 
@@ -335,89 +322,3 @@ def test_a_stamp_changes_with_every_way_to_change_a_file(tmp_path: Path) -> None
     assert changed()
     model.chmod(0o600)
     assert changed()
-
-
-# --- the record ------------------------------------------------------------------------------------------------------------
-
-RECORD = Record(
-    {
-        "person": ModelRecord(
-            (Served(3, "sha256:ab", "cd"),), {"stable": 3}, {"stable": Moved(3, 2), "old": Moved(0)}, (7,)
-        )
-    }
-)
-
-
-def test_a_record_comes_back(tmp_path: Path) -> None:
-    file = RecordFile(tmp_path / "state" / "versions.json")
-    assert file.load() == (Record(), "")
-    file.save(RECORD)
-    assert file.load() == (RECORD, "")
-    file.save(Record())
-    assert file.load() == (Record(), "")
-    assert [p.name for p in (tmp_path / "state").iterdir()] == ["versions.json"]
-
-
-def test_drafts_of_killed_writers_go_once_they_are_old(tmp_path: Path) -> None:
-    file = RecordFile(tmp_path / "versions.json")
-    old, young = (tmp_path / f".versions.json.{number:08x}.tmp" for number in range(2))
-    for draft in (old, young):
-        draft.write_text("half")
-    os.utime(old, (0, 0))
-    (tmp_path / ".other.tmp").write_text("somebody else's")
-    assert file.load() == (Record(), "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp", young.name]
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b"", "labels start anew"),
-        (b'{"v":1,"models":{"person":{"served":[{"ver', "labels start anew"),
-        (b'{"v":1,"models":{"person":{"labels":{"stable":"x"}}}}', r"\$\.models"),
-        (b"\xff\xfe", "labels start anew"),
-        (b'{"v":2,"models":{}}', "format v 2, this penstock reads up to v 1"),
-        (b"[]", "labels start anew"),
-    ],
-)
-def test_a_bad_record_is_named_and_left_out(tmp_path: Path, data: bytes, expected: str) -> None:
-    file = RecordFile(tmp_path / "versions.json")
-    (tmp_path / "versions.json").write_bytes(data)
-    found, problem = file.load()
-    assert found == Record()
-    with pytest.raises(AssertionError, match=expected):
-        raise AssertionError(problem)
-    file.save(RECORD)
-    assert file.load() == (RECORD, "")
-
-
-def test_unknown_keys_of_a_record_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "versions.json").write_bytes(b'{"v":1,"more":2,"models":{"a":{"asked":[4],"extra":{}}}}')
-    assert RecordFile(tmp_path / "versions.json").load() == (Record({"a": ModelRecord(asked=(4,))}), "")
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from penstock_models.versions.record import ModelRecord, Record, RecordFile
-file = RecordFile(Path(sys.argv[1]))
-print("ready", flush=True)
-for turn in range(1, 10**9):
-    file.save(Record({f"model-{i}": ModelRecord(asked=(turn,)) for i in range(200)}))
-"""
-
-
-def test_a_kill_leaves_the_old_record_or_the_new_one(tmp_path: Path) -> None:
-    path = tmp_path / "versions.json"
-    for _ in range(4):
-        writer = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE)
-        assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
-        first: Any = path.stat().st_ino if path.exists() else 0
-        while not path.exists() or path.stat().st_ino == first:
-            pass
-        writer.kill()
-        writer.wait()
-        writer.stdout.close()
-        found, problem = RecordFile(path).load()
-        assert problem == "" and len(found.models) == 200
-        assert len({model.asked for model in found.models.values()}) == 1

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import math
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -143,7 +142,7 @@ class FakeStaging(Staging):
         )
         path = Path(offer.digest)
         self.copies[offer.digest] = Staged(
-            offer.name, offer.version, offer.digest, path, offer.stamp, SIZE, manifest
+            offer.name, offer.version, offer.digest, path, offer.stamp, manifest
         )
         return self.copies[offer.digest]
 
@@ -310,6 +309,18 @@ class World:
         self.configs = configs
         self.manager.set_config(configs)
 
+    async def serve(self, *versions: int, **config: object) -> None:
+        """A model `m` with those versions in the store."""
+        self.configure(ModelConfig("m", **config))  # type: ignore[arg-type]
+        for version in versions:
+            self.store.contents["m", version] = "good"
+        await self.pass_time(1.1)
+
+    async def put(self, version: int, word: str = "good") -> None:
+        """Another version of `m` in the store."""
+        self.store.contents["m", version] = word
+        await self.pass_time(1.1)
+
     async def settle(self) -> None:
         """Until nothing moves any more without time."""
         quiet = 0
@@ -345,6 +356,6 @@ class World:
         return set(self.manager.routing(name).available)
 
 
-async def _at_once(call: Callable[[threading.Event], T]) -> T:
+async def _at_once(call: Callable[..., T], *arguments: object) -> T:
     await asyncio.sleep(0)
-    return call(threading.Event())
+    return call(*arguments)

@@ -19,7 +19,6 @@ class Keeper:
         self._file = file
         self._models = models
         self._clock = clock
-        self._loaded = Record()
         self._written = Record()
         self._writing = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -32,12 +31,11 @@ class Keeper:
 
     async def load(self) -> None:
         """Read what an earlier start left."""
-        self._loaded, self._unreadable = await in_thread(lambda _: self._file.load())
-        self._written = self._loaded
+        self._written, self._unreadable = await in_thread(self._file.load)
 
     def recorded(self, name: str) -> ModelRecord:
         """What an earlier start left of a model."""
-        return self._loaded.models.get(name, ModelRecord())
+        return self._written.models.get(name, ModelRecord())
 
     def look(self) -> None:
         """Have it written soon, if anything changed."""
@@ -66,12 +64,12 @@ class Keeper:
         async with self._writing:
             record = self._record()
             if record != self._written:
-                await in_thread(lambda _: self._file.save(record))
+                await in_thread(self._file.save, record)
                 self._written = record
             self._unwritable = ""
 
     def _record(self) -> Record:
         """As things are; of a model that was not told yet what an earlier start left, that."""
-        now = {name: model.record() for name, model in self._models.items() if model.recalled}
-        waiting = {n: r for n, r in self._loaded.models.items() if n in self._models and n not in now}
+        now = {name: model.record for name, model in self._models.items() if model.recalled}
+        waiting = {n: r for n, r in self._written.models.items() if n in self._models and n not in now}
         return Record({**waiting, **now})

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 from penstock_models.errors import UsageError
 from penstock_models.store import check_label
+from penstock_models.versions.record import Moved
 
 MAX_LABELS = 64  # of one model
 
@@ -32,6 +33,21 @@ def move(
     if label not in labels and len(labels) >= MAX_LABELS:
         raise UsageError(f"{model}@{label}: a model has at most {MAX_LABELS} labels; remove one first")
     return {**labels, label: version}
+
+
+def held(configured: Mapping[str, int], moved: Mapping[str, Moved]) -> dict[str, Moved]:
+    """What of the moves at run time still counts: none of a label of which the configuration has spoken since."""
+    return {
+        label: move
+        for label, move in moved.items()
+        if configured.get(label, 0) == move.over and (move.version or move.over)
+    }
+
+
+def wanted(configured: Mapping[str, int], moved: Mapping[str, Moved]) -> dict[str, int]:
+    """The configuration's labels, and over them what was moved since."""
+    over = {label: move.version for label, move in held(configured, moved).items()}
+    return {label: version for label, version in {**configured, **over}.items() if version}
 
 
 def settle(

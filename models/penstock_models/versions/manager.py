@@ -1,14 +1,13 @@
 """The version manager: makes what is loaded what is wanted.
 
 Owns the tasks: looking at the source, preparing and loading (one version at a time, so that a box never carries two loads),
-letting go. What the next step is, `model` says; how it is taken, `steps`; what is remembered, `keeper`. Whatever
-goes wrong with one version touches no other.
+letting go. What the next step is, `model` says; how it is taken, and what its end means, `steps`; what is remembered,
+`keeper`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from asyncio import TaskGroup
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +17,10 @@ from penstock_models.versions import status
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.keeper import Keeper
 from penstock_models.versions.life import Life
-from penstock_models.versions.memory import Evict, Refuse, Returned
+from penstock_models.versions.memory import Returned
 from penstock_models.versions.model import Model, used_digests
 from penstock_models.versions.offers import Offers, Source
 from penstock_models.versions.record import RecordFile
-from penstock_models.versions.retry import Failure, classify
 from penstock_models.versions.split import Routing
 from penstock_models.versions.steps import Steps
 from penstock_models.versions.transition import Load, Prepare, Unload, Wait
@@ -46,8 +44,6 @@ class VersionManager:
         self._look = asyncio.Event()  # look at the source before its time
         self.scanned = asyncio.Event()  # the source was looked at since `run` began
         self._wishing = asyncio.Lock()
-        self._busy = False
-        self._evicting = 0
 
     # --- wishes ------------------------------------------------------------------------------------------------
 
@@ -83,34 +79,11 @@ class VersionManager:
         """
         await self._wish(name, lambda model: model.remove_label(label))
 
-    async def ask(self, name: str, version: int) -> None:
-        """Want a version beside those of the policy; it survives a restart once this returns.
-
-        Raises:
-            UsageError: no such model or version.
-            TemporaryError: `disk`: it could not be recorded, and is not wanted.
-        """
-        await self._wish(name, lambda model: model.ask(version, self._clock.now()))
-
-    async def take_back(self, name: str, version: int) -> None:
-        """Want a version no more than the policy does.
-
-        Raises:
-            UsageError, TemporaryError: as `ask`.
-        """
-        await self._wish(name, lambda model: model.take_back(version))
-
     def want(self, name: str, version: int | None = None) -> None:
         """Somebody asked in vain: load what is parked. Of an unknown model: nothing."""
         if name in self._models:
             self._models[name].want(version, self._clock.now())
             self._wake.set()
-
-    def lost(self, name: str, version: int, reason: str) -> None:
-        """What a version ran in is gone, and was cleared away; it is loaded again, with the patience of any failed load."""
-        life = self._models[name].lives.get(version) if name in self._models else None
-        if life is not None and life.state == "available":
-            self._fail(life, Failure("lost", reason, False))
 
     # --- how things are ----------------------------------------------------------------------------------------
 
@@ -161,17 +134,22 @@ class VersionManager:
         await self._keeper.load()
         await self._steps.begin()
         await self._scan()
-        async with TaskGroup() as tasks:
-            tasks.create_task(self._watch(), name="versions-watch")
-            tasks.create_task(self._keeper.run(), name="versions-record")
-            while True:
-                self._wake.clear()
-                await self._clock.wait(self._wake, self._step(tasks))
+        try:
+            async with TaskGroup() as tasks:
+                tasks.create_task(self._watch(), name="versions-watch")
+                tasks.create_task(self._keeper.run(), name="versions-record")
+                while True:
+                    self._wake.clear()
+                    await self._clock.wait(self._wake, self._step(tasks))
+        finally:
+            for life in self._lives():
+                if life.state in ("preparing", "loading", "unloading"):
+                    life.interrupted(self._clock.now())
 
     async def _watch(self) -> None:
         while True:
-            self._look.clear()
             await self._clock.wait(self._look, self._clock.now() + SCAN_S)
+            self._look.clear()  # before the look, so that who asks for one during it gets another
             await self._scan()
 
     async def _scan(self) -> None:
@@ -180,22 +158,20 @@ class VersionManager:
             recorded = self._keeper.recorded(model.name)
             copies = await self._steps.find(model.name, recorded.served)
             model.recall(recorded, copies, self._clock.now())
-        now, wall = self._clock.now(), self._clock.wall()
-        self._offers = await in_thread(lambda _: self._source.scan(now, wall))
+        self._offers = await in_thread(self._source.scan, self._clock.now(), self._clock.wall())
         for model in [m for m in self._models.values() if m.recalled]:
-            model.offered(self._offers.of(model.name), self._offers.excuses(model.name), self._clock.now())
+            model.offered(self._offers, self._clock.now())
         self.scanned.set()
         self._wake.set()
 
     def _step(self, tasks: TaskGroup) -> float:
         """Take every step that is due, and say when the next one may be."""
         now, until = self._clock.now(), math.inf
+        busy = any(life.busy for life in self._lives())
         starts: list[tuple[Model, Prepare | Load]] = []
         for model in self._models.values():
-            action = model.next_action(now, busy=self._busy or self._evicting > 0)
-            while isinstance(action, Unload):
+            while isinstance(action := model.next_action(now, busy=busy), Unload):
                 self._let_go(tasks, model, model.lives[action.version], "")
-                action = model.next_action(now, busy=self._busy or self._evicting > 0)
             if isinstance(action, Wait):
                 until = min(until, action.until)
             else:
@@ -209,88 +185,32 @@ class VersionManager:
 
     def _start(self, tasks: TaskGroup, model: Model, action: Prepare | Load) -> None:
         life = model.lives[action.version]
-        self._busy = True
         if isinstance(action, Prepare):
             life.preparing(self._clock.now())
-            work = self._prepare(model, life)
+            work = self._steps.prepare(model, life, used_digests(self._models.values()))
         else:
             life.loading(self._clock.now())
             work = self._load(tasks, model, life)
-        tasks.create_task(work, name=f"versions-{model.name}:{life.version}")
-
-    async def _prepare(self, model: Model, life: Life) -> None:
-        with self._trying(life):
-            await self._steps.clean(used_digests(self._models.values()))
-            staged, need = await self._steps.prepare(model, life)
-            life.prepared(staged, need, self._clock.now())
+        task = tasks.create_task(work, name=f"versions-{life}")
+        task.add_done_callback(lambda _: self._wake.set())
 
     async def _load(self, tasks: TaskGroup, model: Model, life: Life) -> None:
-        with self._trying(life):
-            verdict = await self._steps.admit(model, life, self._models.values())
-            match verdict:
-                case Evict(victims=victims):
-                    life.interrupted(self._clock.now())
-                    for victim in victims:
-                        other = self._models[victim.name]
-                        text = (
-                            f"memory: made room for {model.name}:{life.version}; loaded again when asked for"
-                        )
-                        self._let_go(tasks, other, other.lives[victim.version], text)
-                case Refuse(text=text, hopeless=True):
-                    self._fail(life, Failure("memory", text, True))
-                case Refuse(text=text):
-                    news = life.failure is None or life.failure.reason != "memory"
-                    life.parked(text, self._clock.now())
-                    model.soothe(life, self._clock.now())
-                    if news:  # it is looked at again every minute
-                        self._steps.tell_failure(life)
-                case _:
-                    info = await self._steps.load(life)
-                    life.loaded(info, self._clock.now())
-                    model.settle()  # a label that waited for it points to it when the traffic hears of it
-                    self._steps.tell_available(life)
+        for victim in await self._steps.load(model, life, self._models.values()):
+            other = self._models[victim.name]
+            self._let_go(tasks, other, other.lives[victim.version], str(life))
 
-    @contextlib.contextmanager
-    def _trying(self, life: Life) -> Iterator[None]:
-        """One step of a version. Whatever it makes us raise is about this version, and reaches no other."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            if _is_cancelled():
-                life.interrupted(self._clock.now())
-                raise
-            self._fail(life, Failure("internal", "it was cancelled from within", False))
-        except Exception as error:
-            self._fail(life, classify(error))
-        finally:
-            self._busy = False
-            self._wake.set()
+    def _let_go(self, tasks: TaskGroup, model: Model, life: Life, making_room: str) -> None:
+        """Begin to unload; `making_room` says for whom, "" for nobody."""
+        life.unloading(making_room, self._clock.now())
+        task = tasks.create_task(self._steps.unload(life), name=f"versions-unload-{life}")
+        task.add_done_callback(lambda _: self._gone())
 
-    def _let_go(self, tasks: TaskGroup, model: Model, life: Life, parking: str) -> None:
-        """Begin to unload; `parking` says why where it is only to make room."""
-        life.unloading(self._clock.now())
-        self._evicting += bool(parking)
-        tasks.create_task(self._unload(life, parking), name=f"versions-unload-{model.name}:{life.version}")
-
-    async def _unload(self, life: Life, parking: str) -> None:
-        try:
-            await self._steps.unload(life)
-            if parking:
-                life.parked(parking, self._clock.now())
-            else:
-                life.unloaded(self._clock.now())
-        except asyncio.CancelledError:
-            life.interrupted(self._clock.now())
-            raise
-        finally:
-            self._evicting -= bool(parking)
-            self._look.set()  # what was withdrawn meanwhile is forgotten, what is offered may come again
-            self._wake.set()
-
-    def _fail(self, life: Life, failure: Failure) -> None:
-        life.failed(failure, self._clock.now())
-        self._steps.tell_failure(life)
+    def _gone(self) -> None:
+        self._look.set()  # what was withdrawn meanwhile is forgotten, what is offered may come again
         self._wake.set()
+
+    def _lives(self) -> Iterator[Life]:
+        return (life for model in self._models.values() for life in model.lives.values())
 
     async def _wish(self, name: str, change: Callable[[Model], None]) -> None:
         """Change a model and write that, or undo it. One after the other, as undoing one must not undo the next."""
@@ -300,22 +220,16 @@ class VersionManager:
                 raise UsageError(
                     f"no model {name!r} is served; there are {', '.join(self._models) or 'none'}"
                 )
-            before = model.wishes()
+            before = model.record
             change(model)
             try:
                 await self._keeper.save()
             except OSError as error:
-                model.restore(before)
+                model.record = before
                 text = f"{name}: not changed, as it cannot be recorded: {error}"
                 raise TemporaryError("disk", text) from error
             finally:
                 self._wake.set()
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody wants this task to end; a port may raise the same error for a reason of its own."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _urgency(model: Model, action: Prepare | Load) -> tuple[bool, bool, float, bool]:

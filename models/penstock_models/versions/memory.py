@@ -116,18 +116,14 @@ def returned(name: str, measured: int, before: int, after: int) -> Returned:
         measured: bytes that the version took.
     """
     back = before - after
-    if measured < NOTED_BYTES:
-        return Returned(name, back, None, "")
-    fraction = back / measured
-    if fraction >= RETURNED:
-        return Returned(name, back, fraction, "")
-    return Returned(
-        name,
-        back,
-        fraction,
-        f"{name}: {_mb(back)} of {_mb(measured)} came back after it was unloaded ({fraction:.0%}, expected"
-        f" {RETURNED:.0%}); a process that keeps growing should be restarted",
-    )
+    fraction = back / measured if measured >= NOTED_BYTES else None
+    alarm = ""
+    if fraction is not None and fraction < RETURNED:
+        alarm = (
+            f"{name}: {_mb(back)} of {_mb(measured)} came back after it was unloaded ({fraction:.0%}, expected"
+            f" {RETURNED:.0%}); a process that keeps growing should be restarted"
+        )
+    return Returned(name, back, fraction, alarm)
 
 
 def _mb(count: int) -> str:

@@ -1,4 +1,4 @@
-"""One model: its versions, its labels, what is asked of it, and so its next step. No I/O.
+"""One model: its versions, its labels, and so its next step. No I/O.
 
 Owns how offers, configuration, labels and the record of an earlier start come together. The manager tells it what
 happened, asks it for the next step, and takes the step.
@@ -7,50 +7,40 @@ happened, asks it for the next step, and takes the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
+
+from msgspec.structs import replace
 
 from penstock_models.errors import ModelRefused, UsageError
 from penstock_models.manifest import Manifest
 from penstock_models.versions import aspiring, drift, labels, residency, transition
-from penstock_models.versions.aspiring import Known
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.life import Life
-from penstock_models.versions.offers import Offer
+from penstock_models.versions.offers import Offers
 from penstock_models.versions.record import ModelRecord, Moved, Served
 from penstock_models.versions.split import Routing
 from penstock_models.versions.staging import Staged
 from penstock_models.versions.transition import Action
 
 DRIFT = "drift"
-MAX_ASKED = 64
 PARKED_PAUSE_S = 1.0
 """Frames ask in vain as fast as they come; room is looked for at most so often."""
 
 
-class Wishes(NamedTuple):
-    """What was set at run time."""
-
-    asked: frozenset[int]
-    moved: dict[str, Moved]
-    labels: dict[str, int]
-
-
 class Model:
-    """`wanted_at` is when somebody last asked for it in vain (monotonic seconds; −infinity for never). `leaving` says that
+    """`record` is what was set at run time, and what else the next start needs to know: replaced, never changed in place.
+
+    `wanted_at` is when somebody last asked for it in vain (monotonic seconds; −infinity for never). `leaving` says that
     it is wanted no more, `recalled` that the record of an earlier start was heard.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.lives: dict[int, Life] = {}
+        self.record = ModelRecord()
         self.wanted_at = -math.inf
-        self.asked: frozenset[int] = frozenset()
         self.leaving = False
         self.recalled = False
-        self._served: tuple[Served, ...] = ()
-        self._moved: dict[str, Moved] = {}
-        self._labels: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -64,7 +54,7 @@ class Model:
     def labels(self) -> dict[str, int]:
         """Where the labels point now; one whose version is not available is left out until it is."""
         available = self.available
-        return {label: version for label, version in self._labels.items() if version in available}
+        return {label: version for label, version in self.record.labels.items() if version in available}
 
     @property
     def idle(self) -> bool:
@@ -95,41 +85,36 @@ class Model:
 
     def leave(self) -> None:
         """Wanted no more: everything that is loaded goes, and nothing is remembered."""
-        self.leaving = True
-        self.asked, self._moved, self._labels, self._served = frozenset(), {}, {}, ()
+        self.leaving, self.record = True, ModelRecord()
 
-    def offered(self, offers: Iterable[Offer], excused: Callable[[int], bool], now: float) -> None:
-        """The source's full list.
-
-        Args:
-            excused: whether a problem stands in the way of a version, so that its absence means nothing.
-        """
-        listed = {offer.version: offer for offer in offers}
+    def offered(self, offers: Offers, now: float) -> None:
+        """The source was looked at."""
+        listed = {offer.version: offer for offer in offers.of(self.name)}
         for version, offer in listed.items():
             life = self.lives.setdefault(version, Life(self.name, version, now, due=now))
+            life.excused = False
             life.offered(offer, now)
-        for version, life in list(self.lives.items()):
-            life.excused = version not in listed and life.staged is not None and excused(version)
-            if version not in listed and not life.excused:
+        for version in self.lives.keys() - listed.keys():
+            life = self.lives[version]
+            life.excused = life.staged is not None and offers.excuses(self.name, version)
+            if not life.excused:
                 life.offer = None
                 if life.idle and not (life.kept and listed):
                     del self.lives[version]
 
-    def recall(self, recorded: ModelRecord, staged: Iterable[Staged], now: float) -> None:
-        """What an earlier start left: its labels and wishes, and copies of what it served."""
-        self.asked = frozenset(recorded.asked)
-        self._moved = dict(recorded.moved)
-        self._labels = dict(recorded.labels)
-        self._served, self.recalled = recorded.served, True
+    def recall(self, record: ModelRecord, staged: Iterable[Staged], now: float) -> None:
+        """What an earlier start left: its labels, and copies of what it served."""
+        self.record, self.recalled = record, True
         for copy in staged:
             self.lives[copy.version] = Life(
                 self.name, copy.version, now, staged=copy, kept=True, tried=copy.stamp
             )
-        self.settle()
 
     def settle(self) -> None:
-        """Move the labels that wait for a version which is available now."""
-        self._labels = labels.settle(self._labels, self._wanted_labels(), self.available)
+        """Move the labels that wait for a version which is available now, and forget the moves that count no more."""
+        settled = labels.settle(self.record.labels, self._wanted_labels(), self.available)
+        moved = labels.held(self.config.labels, self.record.moved)
+        self.record = replace(self.record, labels=settled, moved=moved)
 
     def move_label(self, label: str, version: int) -> None:
         """Set a label at run time.
@@ -137,8 +122,7 @@ class Model:
         Raises:
             UsageError: the version is not available.
         """
-        self._labels = labels.move(self._labels, label, version, self.available, self.name)
-        self._moved[label] = Moved(version, self.config.labels.get(label, 0))
+        self._relabel(labels.move(self.record.labels, label, version, self.available, self.name), label)
 
     def remove_label(self, label: str) -> None:
         """Take a label away at run time.
@@ -146,32 +130,11 @@ class Model:
         Raises:
             UsageError: there is none.
         """
-        if label not in self._labels:
-            raise UsageError(
-                f"{self.name}@{label}: no such label; there are {', '.join(self._labels) or 'none'}"
-            )
-        del self._labels[label]
-        self._moved[label] = Moved(0, self.config.labels.get(label, 0))
-
-    def ask(self, version: int, now: float) -> None:
-        """Want a version beside those of the policy.
-
-        Raises:
-            UsageError: it is not offered, or too many are asked for.
-        """
-        if version not in self.lives:
-            known = ", ".join(map(str, sorted(self.lives))) or "none"
-            raise UsageError(
-                f"{self.name}:{version} is not offered (offered: {known}); copy it to the store first"
-            )
-        if len(self.asked | {version}) > MAX_ASKED:
-            raise UsageError(f"{self.name}: {MAX_ASKED} versions are asked for already; take one back first")
-        self.asked |= {version}
-        self._pardon(now)
-
-    def take_back(self, version: int) -> None:
-        """Want a version no more than the policy does."""
-        self.asked -= {version}
+        left = dict(self.record.labels)
+        if left.pop(label, None) is None:
+            known = ", ".join(left) or "none"
+            raise UsageError(f"{self.name}@{label}: no such label; there are {known}")
+        self._relabel(left, label)
 
     def want(self, version: int | None, now: float) -> None:
         """Somebody asks for a version, or for any; the highest that is parked is tried at once, if not just now."""
@@ -187,21 +150,14 @@ class Model:
         if now - self.wanted_at <= residency.SETTLED_S:
             life.due = now + PARKED_PAUSE_S
 
-    def wishes(self) -> Wishes:
-        """What was set at run time, to go back to it with `restore`."""
-        return Wishes(self.asked, dict(self._moved), dict(self._labels))
-
-    def restore(self, wishes: Wishes) -> None:
-        self.asked, self._moved, self._labels = wishes
-
     # --- what follows ------------------------------------------------------------------------------------------
 
     def next_action(self, now: float, *, busy: bool) -> Action:
         """The next step, after looking at what is aspired now."""
         self._aspire()
         self.settle()
-        standings = [life.standing() for life in self.lives.values()]
-        return transition.next_action(standings, self.config.transition, now, busy=busy)
+        self._remember()
+        return transition.next_action(self.lives.values(), self.config.transition, now, busy=busy)
 
     def check_drift(self, version: int, manifest: Manifest) -> None:
         """Let a version through that clients of the serving one can live with, or that somebody named.
@@ -209,60 +165,52 @@ class Model:
         Raises:
             ModelRefused: `drift`, with what breaks them.
         """
-        others = {v: life for v, life in self.available.items() if v != version}
+        others = [life for life in self.available.values() if life.version != version]
         if not others or version in self._named():
             return
-        serving = others[max(others)]
-        broken = (
-            drift.breaking(drift.differences(serving.staged.manifest, manifest)) if serving.staged else ""
-        )
+        serving = max(others, key=lambda life: life.version)
+        broken = drift.breaking(serving.staged.manifest, manifest) if serving.staged else ""
         if broken:
             raise ModelRefused(
                 DRIFT,
-                f"{self.name}:{version} breaks clients of {self.name}:{serving.version}: {broken};"
+                f"{self.name}:{version} breaks clients of {serving}: {broken};"
                 " name the version (policy list, label or route) to take it all the same",
             )
 
-    def record(self) -> ModelRecord:
-        """What the next start needs to know. What was kept from the last one still serves, as far as is known."""
+    def _aspire(self) -> None:
+        labelled = self.record.labels.values()
+        offered = [
+            life
+            for life in self.lives.values()
+            if life.offer is not None or life.kept or life.excused or life.version in labelled
+        ]
+        wanted = () if self.leaving else aspiring.aspired(self.config.policy, offered, self._named())
+        for version, life in self.lives.items():
+            life.aspired = version in wanted
+            # Where something better serves by now, a restart need not bring this one back.
+            life.kept &= life.aspired
+
+    def _remember(self) -> None:
+        """What serves. What was kept from the last start still does, as far as is known."""
         served = tuple(
             Served(life.version, life.staged.digest, life.staged.stamp)
             for _, life in sorted(self.lives.items())
             if life.staged is not None and (life.state == "available" or life.kept)
         )
         # While the last one goes and the next one comes, a kill must not leave the model with nothing.
-        self._served = served or self._served
-        return ModelRecord(self._served, dict(self._labels), dict(self._moved), tuple(sorted(self.asked)))
-
-    def _aspire(self) -> None:
-        known = [
-            Known(v, life.state == "available", life.troubled, life.kept)
-            for v, life in self.lives.items()
-            if life.offer is not None or life.kept or life.excused or v in self._labels.values()
-        ]
-        wanted = () if self.leaving else aspiring.aspired(self.config.policy, known, self._named())
-        for version, life in self.lives.items():
-            life.aspired = version in wanted
+        if served:
+            self.record = replace(self.record, served=served)
 
     def _named(self) -> frozenset[int]:
-        return (
-            self.config.explicit()
-            | self.asked
-            | frozenset(self._labels.values())
-            | frozenset(self._wanted_labels().values())
-        )
+        return self.config.explicit().union(self.record.labels.values(), self._wanted_labels().values())
 
     def _wanted_labels(self) -> dict[str, int]:
-        """The configuration's labels, and over them what was moved since it last spoke of that label."""
-        wanted = dict(self.config.labels)
-        for label, moved in self._moved.items():
-            if self.config.labels.get(label, 0) != moved.over:
-                continue
-            if moved.version:
-                wanted[label] = moved.version
-            else:
-                wanted.pop(label, None)
-        return wanted
+        return labels.wanted(self.config.labels, self.record.moved)
+
+    def _relabel(self, changed: dict[str, int], label: str) -> None:
+        """Take these labels, of which one was moved or removed at run time."""
+        moved = Moved(changed.get(label, 0), self.config.labels.get(label, 0))
+        self.record = replace(self.record, labels=changed, moved={**self.record.moved, label: moved})
 
     def _pardon(self, now: float) -> None:
         """Try again what was refused for its drift only, and is named now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat as stat_module
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -50,10 +50,9 @@ class Offers(msgspec.Struct, frozen=True):
         """The versions of one model."""
         return tuple(offer for offer in self.offers if offer.name == name)
 
-    def excuses(self, name: str) -> Callable[[int], bool]:
-        """Tells whether a problem speaks for a version of that model."""
-        excused = {problem.version for problem in self.problems if problem.name in ("", name)}
-        return lambda version: 0 in excused or version in excused
+    def excuses(self, name: str, version: int) -> bool:
+        """Whether a problem stands in the way of a version, so that its absence means nothing."""
+        return any(p.name in ("", name) and p.version in (0, version) for p in self.problems)
 
 
 class Source(Protocol):

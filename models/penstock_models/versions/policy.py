@@ -45,7 +45,7 @@ def parse_policy(words: str | Sequence[int]) -> Policy:
             return All()
         if match := _LATEST.fullmatch(words):
             return Latest(int(match[1]))
-    elif 1 <= len(words) <= MAX_LISTED and all(map(is_version, words)) and len(set(words)) == len(words):
+    elif 1 <= len(words) <= MAX_LISTED and all(map(_is_version, words)) and len(set(words)) == len(words):
         return Specific(tuple(words))
     raise UsageError(
         f"policy {words!r}: expected `latest:N` (N of 1 to 9999), `all`, or a list of 1 to {MAX_LISTED} versions"
@@ -53,7 +53,7 @@ def parse_policy(words: str | Sequence[int]) -> Policy:
     )
 
 
-def is_version(value: object) -> bool:
+def _is_version(value: object) -> bool:
     """Tell whether it is a version number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_VERSION
 

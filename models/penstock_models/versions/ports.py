@@ -53,7 +53,7 @@ class Traffic(Protocol):
         """Give it no new work, and return when what it has is done. Before each unload."""
 
     def failed(self, name: str, version: int, reason: str, text: str, attempts: int) -> None:
-        """A version could not be loaded, or what it ran in is gone. Must not raise."""
+        """A version could not be loaded. Must not raise."""
 
     def usage(self, info: ServableInfo) -> Usage:
         """When it was last used."""

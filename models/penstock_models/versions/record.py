@@ -1,4 +1,4 @@
-"""What survives a restart: which versions served, the labels that were moved and the versions asked for at run time.
+"""What survives a restart: which versions served, and the labels that were moved at run time.
 
 One small JSON file. It is replaced as a whole and synced, so a kill at any point leaves the old one or the new one. A file
 that cannot be read is named and left out; the next write replaces it.
@@ -40,7 +40,6 @@ class ModelRecord(msgspec.Struct, frozen=True):
     served: tuple[Served, ...] = ()
     labels: dict[str, int] = {}
     moved: dict[str, Moved] = {}
-    asked: tuple[int, ...] = ()
 
 
 class Record(msgspec.Struct, frozen=True):

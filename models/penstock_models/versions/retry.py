@@ -7,6 +7,7 @@ in its files (a wrong digest, a wrong golden answer, a refused model) is final u
 from __future__ import annotations
 
 import hashlib
+import math
 
 import msgspec
 
@@ -63,14 +64,14 @@ def classify(error: BaseException) -> Failure:
     return Failure("internal", text, False)
 
 
-def retry_at(failure: Failure, attempts: int, now: float, seed: str) -> float | None:
-    """When to try again (seconds, as `now`) after `attempts` failed tries; None for never.
+def retry_at(failure: Failure, attempts: int, now: float, seed: str) -> float:
+    """When to try again (seconds, as `now`) after `attempts` failed tries; infinity for never.
 
     Args:
         seed: names the version and its files; equal seeds give equal times.
     """
     if failure.final or attempts > RETRIES:
-        return None
+        return math.inf
     digest = hashlib.blake2b(f"{seed}:{attempts}".encode(), digest_size=4).digest()
     part = int.from_bytes(digest, "big") / 2**32
     return now + min(LONGEST_S, _GROWTH ** (attempts - 1)) * (1 - _JITTER * part)

@@ -7,6 +7,7 @@ what changed since the last look is opened. Contents are verified when a version
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -69,11 +70,13 @@ class ListSource:
         """The entry, opened only where it changed since the last look; None where it is gone."""
         try:
             text, changed = stamp(place.path)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            # Its error is said by whoever opens it.
-            return _Seen("", 0.0, now, now, look(place))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not os.path.exists(place.path):  # noqa: PTH110 - never raises
+                return None
+            version = look(place)
+            # What opens it may not come across it: a folder that may not be listed, a file that came and went.
+            said = version.error or f"cannot read {place.path}: {error.strerror}"
+            return _Seen("", 0.0, now, now, version._replace(error=said))
         before = self._known.get(place.path)
         if before is None or before.stamp != text:
             return _Seen(text, changed, now, now, look(place))

@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -38,7 +39,6 @@ class Staged(msgspec.Struct, frozen=True):
     digest: str
     path: Path
     stamp: str
-    size_bytes: int
     manifest: Manifest
 
 
@@ -57,16 +57,16 @@ class Staging:
             TemporaryError: the files changed meanwhile, or there is no room.
             UsageError, OSError: a disk said no.
         """
-        there = await in_thread(lambda _: self.find(offer.digest, offer.stamp))
+        there = await in_thread(self.find, offer.digest, offer.stamp)
         if there is not None:
             return there
         making = self._folder / f"{_MAKING}{secrets.token_hex(8)}{SUFFIX}"
         try:
             await self._copy(offer, making)
-            return await in_thread(lambda _: self._publish(offer, making))
+            return await in_thread(self._publish, offer, making)
         finally:
             # To free what is large takes the disk its time.
-            await in_thread(lambda _: making.unlink(missing_ok=True))
+            await in_thread(partial(making.unlink, missing_ok=True))
 
     def find(self, digest: str, stamp: str) -> Staged | None:
         """The copy of that digest, verified again; None where there is none that is whole. Blocks on the disk."""
@@ -106,12 +106,13 @@ class Staging:
         problem: PenstockError | OSError | None = None
         try:
             if offer.digest:
-                await in_thread(lambda stop: self._copy_bundle(offer, making, stop))
+                stop = threading.Event()
+                await in_thread(self._copy_bundle, offer, making, stop, stop=stop)
             else:
                 await pack_apart(offer.path, making)
         except (PenstockError, OSError) as error:
             problem = error
-        if await in_thread(lambda _: _changes(offer, fresh_counts=problem is not None)):
+        if await in_thread(partial(_changes, offer, fresh_counts=problem is not None)):
             said = f" ({problem})" if problem else ""
             raise TemporaryError(
                 "changed", f"{offer.path} changed while it was copied, it is copied again later{said}"
@@ -157,7 +158,7 @@ class Staging:
 
 def _staged(bundle: Bundle, path: Path, stamp: str) -> Staged:
     manifest = bundle.manifest
-    return Staged(manifest.name, manifest.version, bundle.digest, path, stamp, path.stat().st_size, manifest)
+    return Staged(manifest.name, manifest.version, bundle.digest, path, stamp, manifest)
 
 
 def _changes(offer: Offer, *, fresh_counts: bool) -> bool:

@@ -13,7 +13,7 @@ from penstock_models.versions.model import Model
 
 
 class VersionStatus(msgspec.Struct, frozen=True):
-    """`state` is `transition.State`. `next_try` is null where none is planned; `bytes` 0 where it is not loaded."""
+    """`state` is `life.State`. `next_try` is null where none is planned; `bytes` 0 where it is not loaded."""
 
     version: int
     digest: str
@@ -57,13 +57,13 @@ def model_status(
 
 def unready(model: Model) -> str:
     """Why nothing of it is available, in one line; "" where something is, or waits parked for its first request."""
-    if model.available or any(life.state == "parked" for life in model.lives.values()):
+    if model.available or model.parked:
         return ""
     if not model.lives:
         return f"{model.name}: no version is offered"
     life = model.lives[max(model.lives)]
     why = f": {life.failure.text}" if life.failure is not None else ""
-    return f"{model.name}:{life.version} is {life.state}{why}"
+    return f"{life} is {life.state}{why}"
 
 
 def _version(

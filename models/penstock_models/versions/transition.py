@@ -10,31 +10,14 @@ costs nothing; and a version that served before a restart comes before all other
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
 
+from penstock_models.versions.life import Life
+
 Transition = Literal["availability", "resource"]
-
-State = Literal["new", "preparing", "loading", "available", "unloading", "parked", "failed"]
-"""`new`: waits for its turn; `parked`: no room, loaded on demand; `failed`: tried, perhaps to be tried again."""
-
-WAITING: tuple[State, ...] = ("new", "parked", "failed")
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """One version. `due` is when it may be tried (seconds; infinity for never), for `new`, `parked` and `failed`.
-
-    `prepared` says that its copy is staged and verified; `first` that it served before a restart.
-    """
-
-    version: int
-    state: State
-    aspired: bool
-    prepared: bool = False
-    due: float = 0.0
-    first: bool = False
 
 
 class Prepare(msgspec.Struct, frozen=True):
@@ -58,42 +41,39 @@ class Wait(msgspec.Struct, frozen=True):
 Action = Prepare | Load | Unload | Wait
 
 
-def next_action(standings: Sequence[Standing], transition: Transition, now: float, *, busy: bool) -> Action:
+def next_action(lives: Collection[Life], transition: Transition, now: float, *, busy: bool) -> Action:
     """What to do with the versions of one model.
 
     Args:
         busy: another version, of whatever model, is being prepared or loaded: only one is at a time.
     """
-    leaving = _to_unload(standings, transition, now)
+    leaving = _to_unload(lives, transition, now)
     if leaving is not None:
         return Unload(leaving.version)
-    waiting = [s for s in standings if s.aspired and s.state in WAITING]
-    due = [s for s in waiting if s.due <= now]
+    waiting = [life for life in lives if life.aspired and life.idle]
+    due = [life for life in waiting if life.due <= now]
     if due and not busy:
-        candidate = max(due, key=lambda s: (s.first, s.version))
-        if not candidate.prepared:
+        candidate = max(due, key=lambda life: (life.kept, life.version))
+        if not candidate.ready:
             return Prepare(candidate.version)
-        if transition == "availability" or not any(_holds_memory(s) for s in standings if not s.aspired):
+        if transition == "availability" or not any(_holds_memory(life) for life in lives if not life.aspired):
             return Load(candidate.version)
-    return Wait(min((s.due for s in waiting if s.due > now), default=math.inf))
+    return Wait(min((life.due for life in waiting if life.due > now), default=math.inf))
 
 
-def _to_unload(standings: Sequence[Standing], transition: Transition, now: float) -> Standing | None:
+def _to_unload(lives: Collection[Life], transition: Transition, now: float) -> Life | None:
     """The lowest un-aspired version that may go now."""
-    leaving = sorted(
-        (s for s in standings if s.state == "available" and not s.aspired), key=lambda s: s.version
-    )
+    leaving = [life for life in lives if life.state == "available" and not life.aspired]
     if not leaving:
         return None
-    aspired = [s for s in standings if s.aspired]
-    served = any(s.state == "available" for s in aspired)
-    if not aspired or served:
-        return leaving[0]
+    lowest = min(leaving, key=lambda life: life.version)
+    aspired = [life for life in lives if life.aspired]
+    if not aspired or any(life.state == "available" for life in aspired):
+        return lowest
     if transition == "availability":
-        return leaving[0] if len(leaving) > 1 else None
-    ready = any(s.prepared and s.due <= now for s in aspired if s.state in WAITING)
-    return leaving[0] if ready else None
+        return lowest if len(leaving) > 1 else None
+    return lowest if any(life.idle and life.ready and life.due <= now for life in aspired) else None
 
 
-def _holds_memory(standing: Standing) -> bool:
-    return standing.state in ("loading", "available", "unloading")
+def _holds_memory(life: Life) -> bool:
+    return life.state in ("loading", "available", "unloading")

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Clock(Protocol):
@@ -50,27 +51,25 @@ class SystemClock:
         return asyncio.timeout(seconds)
 
 
-async def in_thread(call: Callable[[threading.Event], T]) -> T:
-    """Run a blocking call in a thread. When cancelled, set its event, and wait until it has ended."""
-    stop = threading.Event()
-    task = asyncio.ensure_future(asyncio.to_thread(call, stop))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stop.set()
-        await to_end(task)
-        raise
+async def in_thread(
+    call: Callable[[*Arguments], T], *arguments: *Arguments, stop: threading.Event | None = None
+) -> T:
+    """Run a blocking call in a thread. When cancelled, set `stop`, and wait until it has ended."""
+    return await to_end(asyncio.ensure_future(asyncio.to_thread(call, *arguments)), stop)
 
 
-async def to_end(task: asyncio.Future[T]) -> None:
-    """Wait until it has ended, however often this wait is cancelled: for work that must not stop half way."""
+async def to_end(task: asyncio.Future[T], stop: threading.Event | None = None) -> T:
+    """What it ends with, however often this wait is cancelled meanwhile: for work that must not stop half way."""
     cancelled = False
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             cancelled = True
-    if not task.cancelled():
-        task.exception()  # heard
+            if stop is not None:
+                stop.set()
     if cancelled:
+        if not task.cancelled():
+            task.exception()  # heard
         raise asyncio.CancelledError
+    return task.result()
