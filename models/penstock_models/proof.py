@@ -63,13 +63,7 @@ class Proof:
 
     def probe(self) -> bool:
         """Run the first golden sample, or zeros where the bundle has none, and say whether the answer was right."""
-        if self._samples:
-            return not self._differences(range(1))
-        try:
-            self._engine.trial(1)
-        except RunError:
-            return False
-        return True
+        return self._right(1)
 
     def warm(self) -> dict[int, float]:
         """Run every size of batch; milliseconds of each, by the number of items. Empty where the version takes no zeros
