@@ -148,13 +148,13 @@ class Scheduler:
     def give_up(self, run: VersionRun) -> None:
         """Nothing will run what waits there."""
         self._on_settled(run.queue.drain(), NOT_READY)
+        self.kick()
 
     async def retire(self, run: VersionRun) -> None:
         """Give a version no more work; what still waits for it fails. Returns when its last batch is done."""
         self.runs.remove(run)
-        self.give_up(run)
         self._move_suspects(run)
-        self.kick()
+        self.give_up(run)
         while run.running:
             self._changed.clear()
             await self._changed.wait()
