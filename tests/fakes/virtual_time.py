@@ -43,22 +43,17 @@ def simulate(work: Coroutine[Any, Any, T]) -> T:
 
 
 class TimedExecutor(FakeExecutor):
-    """Batches of n items end after `seconds(digest, n)`, a little more or less; as many at once as are given.
-
-    `busy_s` adds up what the batches took.
-    """
+    """Batches of n items end after `seconds(digest, n)`, a little more or less; as many at once as are given."""
 
     def __init__(self, seconds: Callable[[str, int], float], noise: float = 0.05, seed: int = 1) -> None:
         super().__init__()
         self.seconds = seconds
-        self.busy_s = 0.0
         self._noise = noise
         self._chance = random.Random(seed)
 
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
         loop = asyncio.get_running_loop()
         took = self.seconds(digest, len(items)) * self._chance.lognormvariate(0, self._noise)
-        self.busy_s += took
         done: asyncio.Future[list[Outcome]] = loop.create_future()
         loop.call_later(took, self._end, done, len(items))
         return done

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from penstock_models.items import Executor, Outcome, Refusal
 from penstock_models.scheduling.batch import Batch
-from penstock_models.scheduling.forming import TINY_S
+from penstock_models.scheduling.prediction import TINY_S
 from penstock_models.scheduling.quarantine import GUILTY, PROVEN, QUARANTINED, Quarantine
 from penstock_models.scheduling.request import NO_DEADLINE, Flow, Request
 from penstock_models.scheduling.runs import Turns, VersionRun
