@@ -112,10 +112,12 @@ class Proof:
 
     def _items(self, indices: range) -> list[Item]:
         """Each a stream of its own, so that carried state starts fresh."""
-        plain = [self._item(number) for number in range(min(indices.stop, len(self._samples)))]
+        count = len(self._samples)
+        numbers = {index % count for index in indices} if count else set()
+        plain = {number: self._item(number) for number in numbers}
         items = [
-            msgspec.structs.replace(plain[index % len(plain)], stream=f"golden/{index}")
-            for index in (indices if plain else ())
+            msgspec.structs.replace(plain[index % count], stream=f"golden/{index}")
+            for index in (indices if count else ())
         ]
         for item in items:
             self._forget(item.stream)
@@ -127,7 +129,8 @@ class Proof:
             return self._first
         sample = self._samples[number]
         item = golden.item(sample, self._bundle.read(sample.file))
-        self._first = self._first or item
+        if number == 0:
+            self._first = item
         return item
 
 
