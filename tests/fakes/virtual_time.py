@@ -6,13 +6,15 @@ A minute of a simulated gateway passes in a second, the same way every time.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from penstock_models.items import Item, Outcome, ServableInfo
 from tests.fakes.executor import ANSWER, FakeExecutor
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -40,6 +42,16 @@ def simulate(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)
+
+
+def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test whose waits take no time, and last exactly as long as they say."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        simulate(test(*args, **kwargs))
+
+    return run
 
 
 class TimedExecutor(FakeExecutor):

@@ -15,6 +15,7 @@ from penstock_models.scheduling.request import Flow, Request
 from penstock_models.scheduling.runs import VersionRun
 from tests.fakes.executor import servable
 from tests.fakes.owner import FakeOwner, running
+from tests.fakes.virtual_time import in_virtual_time
 
 PICTURE = EncodedImage(b"jpeg")
 BOXES: tuple[Box, ...] = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0))
@@ -156,14 +157,13 @@ async def test_a_part_that_fails_fails_the_request_once(reason: str) -> None:
         assert owner.done[-1] == ("a", found()) and await owner.scheduler.drain(1.0)
 
 
+@in_virtual_time
 async def test_a_part_that_comes_too_late_expires_the_request() -> None:
     async with running(Site()) as owner:
         owner.runs[1].serving = False
         owner.submit("a", in_s=0.1)
         await owner.finish(lambda _: found(*BOXES))
-        async with asyncio.timeout(5):
-            while not owner.done:  # noqa: ASYNC110  the timer is the scheduler's own
-                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
         assert owner.done == [("a", Refusal("expired", "in_queue"))] and owner.runs[1].queue.waiting == 0
 
 
