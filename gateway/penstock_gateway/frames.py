@@ -80,7 +80,7 @@ class Stream(Flow):
     __slots__ = ("counts", "device", "identity", "lane", "name", "receipt_topic", "result_topic")
 
     def __init__(self, device: str, name: str, lane: Lane, counts: Counts, topics: tuple[str, str]) -> None:
-        super().__init__(f"{device}/{name}", lane)
+        super().__init__(f"{device}/{name}", lane, chain=lane.chain)
         self.device = device
         self.name = name
         self.lane = lane

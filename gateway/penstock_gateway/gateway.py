@@ -119,7 +119,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
 async def _serving(config: Config) -> AsyncIterator[ServingCore]:
     """The serving core of a configuration, at work; when it fails, so does what is inside."""
     settings = Settings(config.models.path, config.state, config.threads, config.limits.max_pixels)
-    core = ServingCore(settings, lambda frame: frame.stream.lane.chain)
+    core = ServingCore(settings)
     core.configure(wanted(config))
     try:
         async with asyncio.TaskGroup() as group:

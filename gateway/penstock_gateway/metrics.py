@@ -139,7 +139,7 @@ class Metrics:
         ):
             family = HistogramMetricFamily(name, text, labels=("model", "version"))
             for run in self._runs():
-                histogram: Histogram = getattr(run.stats, of)
+                histogram: Histogram = getattr(run, of)
                 labels = (run.info.name, str(run.info.version))
                 family.add_metric(labels, histogram.cumulative(), sum_value=histogram.sum)
             yield family

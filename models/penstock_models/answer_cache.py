@@ -22,7 +22,7 @@ ENTRY_BYTES = 200
 
 
 class AnswerCache:
-    """The last answers of one version. Thread-safe.
+    """The last answers of one version, which take `nbytes`. Thread-safe.
 
     Args:
         max_bytes: of the answers as they are sent; 0 keeps nothing.
@@ -30,16 +30,12 @@ class AnswerCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._nbytes = 0
+        self.nbytes = 0
         self._lock = threading.Lock()
         self._answers: OrderedDict[bytes, tuple[Answer, int]] = OrderedDict()
 
     def __bool__(self) -> bool:
         return self._max_bytes > 0
-
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
 
     def get(self, key: bytes, decode_ms: float) -> Answer | None:
         """The answer to an input that came before, marked `cached`."""
@@ -58,13 +54,13 @@ class AnswerCache:
         with self._lock:
             self._drop(key)
             self._answers[key] = answer, nbytes
-            self._nbytes += nbytes
-            while self._nbytes > self._max_bytes:
+            self.nbytes += nbytes
+            while self.nbytes > self._max_bytes:
                 self._drop(next(iter(self._answers)))
 
     def _drop(self, key: bytes) -> None:
         if (found := self._answers.pop(key, None)) is not None:
-            self._nbytes -= found[1]
+            self.nbytes -= found[1]
 
 
 def fed_key(fed: Fed) -> bytes:

@@ -223,7 +223,7 @@ class FakeCore:
     def __init__(self, executor: FakeExecutor, info: ServableInfo, threads: int) -> None:
         self.executor = executor
         self.on_news: Callable[[], None] = lambda: None
-        self.front = Front(executor, threads, lambda frame: frame.stream.lane.chain, lambda run, flow: None)
+        self.front = Front(executor, threads, lambda run, flow: None)
         self.scheduler = self.front.scheduler
         self.runs = [VersionRun(info)]
         self.scheduler.runs.extend(self.runs)

@@ -6,13 +6,15 @@ A minute of a simulated gateway passes in a second, the same way every time.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from penstock_models.items import Item, Outcome, ServableInfo
 from tests.fakes.executor import ANSWER, FakeExecutor
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -42,23 +44,28 @@ def simulate(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-class TimedExecutor(FakeExecutor):
-    """Batches of n items end after `seconds(digest, n)`, a little more or less; as many at once as are given.
+def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test whose waits take no time, and last exactly as long as they say."""
 
-    `busy_s` adds up what the batches took.
-    """
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        simulate(test(*args, **kwargs))
+
+    return run
+
+
+class TimedExecutor(FakeExecutor):
+    """Batches of n items end after `seconds(digest, n)`, a little more or less; as many at once as are given."""
 
     def __init__(self, seconds: Callable[[str, int], float], noise: float = 0.05, seed: int = 1) -> None:
         super().__init__()
         self.seconds = seconds
-        self.busy_s = 0.0
         self._noise = noise
         self._chance = random.Random(seed)
 
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
         loop = asyncio.get_running_loop()
         took = self.seconds(digest, len(items)) * self._chance.lognormvariate(0, self._noise)
-        self.busy_s += took
         done: asyncio.Future[list[Outcome]] = loop.create_future()
         loop.call_later(took, self._end, done, len(items))
         return done

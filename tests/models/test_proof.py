@@ -1,6 +1,7 @@
 """Warm-up over every size of batch, and batches that answer otherwise than their items alone."""
 
-import time
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -52,6 +53,19 @@ def test_every_size_of_batch_has_run_before_a_version_serves() -> None:
     assert output(made.run([floats(3, 4)])[0]) == [6, 8]
 
 
+def test_each_golden_sample_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = with_golden(bundle(scaler()), *(([float(n), 1.0], [2.0 * n, 2.0]) for n in range(1, 9)))
+    servable, reads, real = Servable.open(made), Counter[str](), Bundle.read
+
+    def counted(of: Bundle, name: str) -> bytes:
+        reads[name] += 1
+        return real(of, name)
+
+    monkeypatch.setattr(Bundle, "read", counted)
+    assert servable.golden() == []
+    assert reads == {f"golden/{n}.bin": 1 for n in range(8)}
+
+
 def test_without_golden_samples_zeros_do() -> None:
     assert list(Servable.open_checked(bundle(scaler())).info.batch_ms) == [1, 2, 4, 8, 16, 32, 64]
 
@@ -71,12 +85,14 @@ def test_a_stateful_version_is_warm_and_remembers_nothing_of_it() -> None:
 
 def test_no_size_is_begun_that_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Servable.open(bundle(scaler()))
-    real = made._engine.trial
+    real, now = made._engine.trial, 0.0
 
     def slow(rows: int) -> None:
-        time.sleep(0.015 * rows)
+        nonlocal now
+        now += 0.015 * rows
         real(rows)
 
+    monkeypatch.setattr(proof, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(made._engine, "trial", slow)
     made.warm()
     assert list(made.info.batch_ms) == [1, 2] and made.info.max_batch == 2

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from penstock_models.items import Item, Tensor
+from penstock_models.scheduling.chain import Chain
 from penstock_models.scheduling.queue import Plan, VersionQueue
 from penstock_models.scheduling.request import HISTORICAL_RANK, NO_DEADLINE, Flow, Request, Share
 
@@ -20,7 +21,7 @@ def flow(key: str, share: Share = SHARE, weight: float = 1.0) -> Flow:
 
 
 def request(of: Flow, n: int = 0, rank: int = 4, deadline: float = NO_DEADLINE) -> Request:
-    made = Request(of, Item(Tensor(f"{of.key}{n}".encode())), nbytes=10)
+    made = Request(of, Item(Tensor(f"{of.key}{n}".encode())))
     made.rank, made.deadline = rank, deadline
     return made
 
@@ -134,7 +135,7 @@ def test_drain_takes_what_waits_behind_a_batch_too() -> None:
     for n in range(3):
         queue.push(request(a, n))
     queue.take(Plan(1), 0.0)
-    assert names(queue.drain()) == ["a1", "a2"] and (queue.waiting, queue.nbytes) == (0, 0)
+    assert names(queue.drain()) == ["a1", "a2"] and queue.waiting == 0
 
 
 def test_a_flow_that_runs_gives_no_more_requests_until_its_batch_is_done() -> None:
@@ -149,8 +150,11 @@ def test_a_flow_that_runs_gives_no_more_requests_until_its_batch_is_done() -> No
     assert take(queue) == ["a1"]
 
 
-def test_a_stateful_version_gets_one_request_of_a_flow_at_a_time() -> None:
-    queue, a, b = VersionQueue(one_per_flow=True), flow("a"), flow("b")
+@pytest.mark.parametrize("why", ["a stateful version", "a chain"])
+def test_where_order_counts_a_batch_holds_one_request_of_a_flow(why: str) -> None:
+    queue, a, b = VersionQueue(one_per_flow=why == "a stateful version"), flow("a"), flow("b")
+    if why == "a chain":
+        a.chain = b.chain = Chain([])
     for n in range(2):
         queue.push(request(a, n))
         queue.push(request(b, n))
@@ -248,7 +252,7 @@ def test_what_waits_moves_to_another_version_behind_what_runs() -> None:
     running = old.take(Plan(1), 0.0).batch
     for one in old.flows():
         new.adopt(one)
-    assert names(running) == ["a0"] and (old.waiting, old.nbytes, old.next_deadline()) == (0, 0, NO_DEADLINE)
+    assert names(running) == ["a0"] and (old.waiting, old.next_deadline()) == (0, NO_DEADLINE)
     assert names(new.take(Plan(9), 0.0).batch) == ["b0", "b1"] and not new.ready
     old.release(running)
     assert names(new.take(Plan(9), 0.0).batch) == ["a1"]
@@ -262,6 +266,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queues = [VersionQueue(), VersionQueue()]
         shares = [Share(), Share(3.0)]
         self.flows = [flow(f"{n}_", shares[n % 2], 1.0 + n) for n in range(4)]
+        self.flows[0].chain = Chain([])
         self.inside: list[set[str]] = [set(), set()]
         self.running: deque[tuple[int, list[Request]]] = deque()
         self.n = 0
@@ -294,6 +299,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert tried or all(r.deadline >= now + len(taken.batch) / 2 for r in taken.batch)
         held = {r.flow for _, batch in self.running for r in batch}
         assert not held & {r.flow for r in taken.batch}
+        assert sum(r.flow is self.flows[0] for r in taken.batch) <= 1
         if taken.batch:
             self.running.append((which, taken.batch))
 
@@ -336,7 +342,7 @@ class QueueMachine(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         held = {r.flow for _, batch in self.running for r in batch}
         for queue, inside in zip(self.queues, self.inside):
-            assert (queue.waiting, queue.nbytes) == (len(inside), 10 * len(inside))
+            assert queue.waiting == len(inside)
             idle = [one for one in self.flows if one.waiting and one.queue is queue and one not in held]
             assert queue.ready == bool(idle) and queue._standing == len(idle)
             for one in idle:

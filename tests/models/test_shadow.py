@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +14,14 @@ from penstock_models.items import (
     Answer,
     Class,
     Detection,
-    Item,
     Outcome,
     OutputTensor,
     Refusal,
-    Tensor,
 )
 from penstock_models.scheduling import shadow
-from penstock_models.scheduling.request import Flow, Request, Share
 from penstock_models.scheduling.runs import VersionRun
-from penstock_models.scheduling.scheduler import Fate, Scheduler
-from penstock_models.scheduling.shadow import Shadows
-from tests.fakes.executor import FakeExecutor, servable, turns
+from tests.fakes.executor import servable
+from tests.fakes.owner import FakeOwner, running
 
 
 def classes(*labels: str) -> Answer:
@@ -78,80 +73,63 @@ def test_what_counts_as_the_same(one: Answer, other: Answer, same: bool) -> None
     assert agree(one, other) == agree(other, one) == same
 
 
-class Desk:
+class Site(FakeOwner):
+    """What `live` answers goes to `candidate`, too; `answered` are the keys of whose requests ended."""
+
     def __init__(self) -> None:
-        self.executor = FakeExecutor()
-        self.done: list[str] = []
-        self.settled: list[tuple[str, Fate]] = []
         self.live, self.candidate = VersionRun(servable("live")), VersionRun(servable("candidate"))
-        self.shadows = Shadows(self._outcomes, self._settled, lambda run, _: self.candidate)
-        self.shadows.active = True
-        self.scheduler = Scheduler(self.executor, 1, self.shadows.outcomes, self.shadows.settled)
-        self.shadows.scheduler = self.scheduler
-        self.scheduler.runs.extend([self.live, self.candidate])
-        self.share = Share()
+        super().__init__(self.live, self.candidate, shadow=self.candidate)
 
-    def _outcomes(self, run: VersionRun, batch: list[Request], outcomes: Sequence[Outcome]) -> None:
+    def outcomes(self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome]) -> None:
         assert run is self.live
-        self.done += [request.flow.key for request in batch]
+        super().outcomes(run, requests, outcomes)
 
-    def _settled(self, requests: list[Request], fate: Fate) -> None:
-        self.settled += [(request.flow.key, fate) for request in requests]
-
-    def submit(self, key: str) -> None:
-        request = Request(Flow(key, self.share), Item(Tensor(key.encode()), key))
-        request.deadline = asyncio.get_running_loop().time() + 60
-        self.scheduler.submit(self.live, request)
-        self.scheduler.kick()
+    @property
+    def answered(self) -> list[str]:
+        return [key for key, _ in self.done]
 
     @property
     def counts(self) -> dict[str, int]:
-        return dict(self.shadows.counts.get(("live", 1, 1), {}))
-
-
-@asynccontextmanager
-async def running() -> AsyncIterator[Desk]:
-    desk = Desk()
-    task = asyncio.create_task(desk.scheduler.run())
-    await turns()
-    yield desk
-    task.cancel()
-    await asyncio.wait([task])
+        return dict(self.front.shadows.counts.get(("live", 1, 1), {}))
 
 
 async def test_a_copy_runs_behind_live_work_and_is_compared() -> None:
-    async with running() as desk:
-        desk.submit("a")
-        desk.submit("b")
-        await desk.executor.finish(lambda _: classes("x"))
-        assert desk.done == ["a"]
-        await desk.executor.finish(lambda _: classes("x"))  # b: live before a's copy
-        assert desk.done == ["a", "b"]
-        await desk.executor.finish(lambda item: classes("x" if item.stream == "a" else "y"))
-        await desk.executor.finish(lambda item: classes("x" if item.stream == "a" else "y"))
-        assert desk.counts == {"agreed": 1, "differed": 1} and desk.done == ["a", "b"] and desk.settled == []
+    async with running(Site()) as owner:
+        owner.submit("a")
+        owner.submit("b")
+        await owner.executor.finish(lambda _: classes("x"))
+        assert owner.answered == ["a"]
+        await owner.executor.finish(lambda _: classes("x"))  # b: live before a's copy
+        assert owner.answered == ["a", "b"]
+        await owner.executor.finish(lambda item: classes("x" if item.stream == "a" else "y"))
+        await owner.executor.finish(lambda item: classes("x" if item.stream == "a" else "y"))
+        assert (
+            owner.counts == {"agreed": 1, "differed": 1}
+            and owner.answered == ["a", "b"]
+            and owner.refused == []
+        )
 
 
 async def test_a_shadow_that_fails_or_cannot_keep_up_is_counted_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shadow, "MOST_WAITING", 1)
-    async with running() as desk:
-        desk.submit("a")
-        await desk.executor.finish(lambda _: classes("x"))
-        await desk.executor.finish(lambda _: Refusal("failed", "model_error"))
-        assert desk.counts == {"failed": 1}
-        desk.candidate.serving = False
+    async with running(Site()) as owner:
+        owner.submit("a")
+        await owner.executor.finish(lambda _: classes("x"))
+        await owner.executor.finish(lambda _: Refusal("failed", "model_error"))
+        assert owner.counts == {"failed": 1}
+        owner.candidate.serving = False
         for key in "bcd":
-            desk.submit(key)
-            await desk.executor.finish(lambda _: classes("x"))
-        assert desk.counts == {"failed": 1, "skipped": 2} and len(desk.done) == 4
-        await desk.scheduler.retire(desk.candidate)
-        assert desk.counts == {"failed": 1, "skipped": 3} and desk.settled == []
+            owner.submit(key)
+            await owner.executor.finish(lambda _: classes("x"))
+        assert owner.counts == {"failed": 1, "skipped": 2} and len(owner.answered) == 4
+        await owner.scheduler.retire(owner.candidate)
+        assert owner.counts == {"failed": 1, "skipped": 3} and owner.refused == []
 
 
 async def test_what_is_refused_is_not_copied() -> None:
-    async with running() as desk:
-        desk.submit("a")
-        await desk.executor.finish(lambda _: Refusal("rejected", "shape"))
-        assert desk.executor.running == [] and desk.counts == {} and desk.done == ["a"]
+    async with running(Site()) as owner:
+        owner.submit("a")
+        await owner.executor.finish(lambda _: Refusal("rejected", "shape"))
+        assert owner.executor.running == [] and owner.counts == {} and owner.answered == ["a"]

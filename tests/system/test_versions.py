@@ -75,13 +75,19 @@ def test_a_label_moves_with_the_configuration(own: Path, tmp_path: Path) -> None
     with site(tmp_path, own, route, more=model.format(1)) as home:
         assert asked(home)["model"]["version"] == 1
         wait(home, lambda: versions(home)[2]["state"] == "available", "version 2 does not serve")
-        text = home.gateway.config.read_text()
-        home.gateway.config.write_text(text.replace("stable = 1", "stable = 2"))
-        os.kill(home.gateway.pid, signal.SIGHUP)
+        label(home, 1, 2)
         wait(home, lambda: asked(home)["model"]["version"] == 2, "the label has not moved")
-        home.gateway.config.write_text(text.replace("stable = 1", "stable = 3"))
-        status, body = home.gateway.get("/v1/status")
-        assert status == 200 and b'"stable"' in body
+        label(home, 2, 3)  # nobody has loaded that
+        wait(home, lambda: home.gateway.log.count("configuration reloaded") == 2, "it was not read again")
+        assert asked(home)["model"]["version"] == 2
+        assert [v["version"] for v in versions(home).values() if "stable" in v["labels"]] == [2]
+
+
+def label(home: Site, before: int, version: int) -> None:
+    """Write the configuration anew with the label elsewhere, and have it read."""
+    text = home.gateway.config.read_text()
+    home.gateway.config.write_text(text.replace(f"stable = {before}", f"stable = {version}"))
+    os.kill(home.gateway.pid, signal.SIGHUP)
 
 
 def test_a_process_that_dies_is_replaced_and_the_gateway_stays(own: Path, tmp_path: Path) -> None:

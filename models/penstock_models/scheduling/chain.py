@@ -8,7 +8,7 @@ half of its parts would hide that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ WEIGHT = 0.1
 
 
 class Chain:
-    """The stages behind the first one."""
+    """The stages behind the first one of all flows that have them."""
 
     def __init__(self, stages: Sequence[Target]) -> None:
         self.stages = tuple(stages)
@@ -41,8 +41,8 @@ class Chain:
         return deadline
 
     def saw(self, stage: int, parts: int) -> None:
-        """So many parts came to a stage."""
-        self._parts[stage] += WEIGHT * (parts - self._parts[stage])
+        """So many parts were found for a stage."""
+        self._parts[stage] += WEIGHT * (min(parts, MOST_PARTS) - self._parts[stage])
 
 
 class Part(Request):
@@ -109,20 +109,14 @@ class Whole:
 class Chains:
     """Stands between a scheduler and its owner: what a stage answered goes on to the next, the end to the owner.
 
-    Args:
-        chain_of: the chain of an owner's request, None for most.
+    `scheduler` is set before the first request comes.
     """
 
-    def __init__(
-        self,
-        on_outcomes: OnOutcomes,
-        on_settled: OnSettled,
-        chain_of: Callable[[Any], Chain | None],
-    ) -> None:
+    scheduler: Scheduler
+
+    def __init__(self, on_outcomes: OnOutcomes, on_settled: OnSettled) -> None:
         self._on_outcomes = on_outcomes
         self._on_settled = on_settled
-        self._chain_of = chain_of
-        self.scheduler: Scheduler | None = None
 
     def outcomes(self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome]) -> None:
         """What a batch gave; for `Scheduler`."""
@@ -144,25 +138,27 @@ class Chains:
             self._on_settled(own, fate)
 
     def _goes_on(self, run: VersionRun, request: Request, outcome: Outcome) -> bool:
-        chain = self._chain_of(request)
-        if chain is None or not isinstance(outcome, Answer) or outcome.detections is None:
+        chain = request.flow.chain
+        if chain is None or not isinstance(outcome, Answer):
             return False
-        chain.saw(0, min(len(outcome.detections), MOST_PARTS))
-        if not outcome.detections:
-            return False
-        request.flow.held = True
-        self._submit(Whole(chain, run, request, outcome), outcome.detections, None)
-        return True
+        return self._next_stage(Whole(chain, run, request, outcome), outcome, None)
 
-    def _submit(self, whole: Whole, found: Sequence[Detection], under: Part | None) -> None:
-        assert self.scheduler is not None
-        chain, parts = whole.chain, whole.parts(found, under)
-        stage = parts[0].stage
-        for part in parts:
+    def _next_stage(self, whole: Whole, answer: Answer, under: Part | None) -> bool:
+        """Give what was found to the stage behind; False where there is no stage, or nothing for it."""
+        chain, found = whole.chain, answer.detections
+        stage = 0 if under is None else under.stage + 1
+        if found is None or stage == len(chain.stages):
+            return False
+        chain.saw(stage, len(found))
+        if not found:
+            return False
+        whole.request.flow.held = True
+        for part in whole.parts(found, under):
             if part in whole.open:  # not withdrawn because another one was refused
                 if whole.request.due != NO_DEADLINE:
                     part.deadline = chain.deadline(whole.request.due, stage + 1, part.flow)
                 self.scheduler.submit(chain.stages[stage], part)
+        return True
 
     def _part_ended(self, part: Part, outcome: Outcome) -> None:
         whole = part.whole
@@ -173,21 +169,14 @@ class Chains:
             self._withdraw(whole)
             self._end(whole, outcome)
             return
-        answer = _of_the_whole(outcome, part.found.box)
-        whole.answers[id(part.found)] = answer
-        more = part.stage + 1 < len(whole.chain.stages) and answer.detections is not None
-        if more and answer.detections is not None:
-            whole.chain.saw(part.stage + 1, min(len(answer.detections), MOST_PARTS))
-            if answer.detections:
-                self._submit(whole, answer.detections, part)
-        if not whole.open:
+        answer = whole.answers[id(part.found)] = _of_the_whole(outcome, part.found.box)
+        if not self._next_stage(whole, answer, part) and not whole.open:
             self._end(whole, whole.result())
 
     def _withdraw(self, whole: Whole) -> None:
         parts, whole.open = whole.open, set()
         for part in parts:
-            if self.scheduler is not None:
-                self.scheduler.withdraw(part)
+            self.scheduler.withdraw(part)
 
     def _end(self, whole: Whole, outcome: Outcome) -> None:
         self._on_outcomes(whole.run, [whole.request], [outcome])

@@ -3,7 +3,8 @@
 The rule is Earliest Eligible Virtual Deadline First (Stoica and Abdel-Wahab, 1995) with the deadlines that the requests
 really have. A virtual clock runs as fast as one who had all the service to share would be served: by one over the sum of
 the weights a request. Who was served moves ahead by one over its own weight, and is eligible again when the clock has
-caught up. Who was idle starts at the clock: idling earns nothing. Where nobody has a deadline, who had least goes first (Start-time Fair Queueing).
+caught up. Who was idle starts at the clock: idling earns nothing. Where nobody has a deadline, who had least goes first
+(Start-time Fair Queueing).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class FairLine(Generic[E]):
         entry.line = self
         self._count += 1
         self._weight += entry.weight
-        self._place(entry, deadline)
+        self.move(entry, deadline)
 
     def leave(self, entry: E) -> None:
         """It has nothing to give any more."""
@@ -86,7 +87,14 @@ class FairLine(Generic[E]):
 
     def move(self, entry: E, deadline: float | None = None) -> None:
         """Its most urgent request is another one now."""
-        self._place(entry, deadline)
+        key = entry.virtual if deadline is None else deadline
+        if len(self._ready) + len(self._ahead) > 2 * self._count + _SPARE:
+            self._forget()
+        order = entry.order = next(_orders)
+        if entry.virtual <= self._clock + _ROUNDING:
+            heapq.heappush(self._ready, (key, order, entry))
+        else:
+            heapq.heappush(self._ahead, (entry.virtual, order, key, entry))
 
     def first(self) -> E | None:
         """Whose turn it is; None where nobody stands here."""
@@ -110,16 +118,6 @@ class FairLine(Generic[E]):
         """It gave a request. Its next place is for `move` or `leave` to say."""
         self._clock += 1.0 / self._weight
         entry.virtual += 1.0 / entry.weight
-
-    def _place(self, entry: E, deadline: float | None) -> None:
-        key = entry.virtual if deadline is None else deadline
-        if len(self._ready) + len(self._ahead) > 2 * self._count + _SPARE:
-            self._forget()
-        order = entry.order = next(_orders)
-        if entry.virtual <= self._clock + _ROUNDING:
-            heapq.heappush(self._ready, (key, order, entry))
-        else:
-            heapq.heappush(self._ahead, (entry.virtual, order, key, entry))
 
     def _promote(self) -> None:
         ahead = self._ahead

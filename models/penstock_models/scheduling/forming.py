@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from penstock_models.scheduling.prediction import BatchTime
+from penstock_models.scheduling.prediction import TINY_S, BatchTime
 
 BATCH_S = 0.025
 SHARED_S = 0.001
@@ -20,8 +20,6 @@ BATCH_ITEMS = 64
 
 EFFICIENT = 0.97
 """Of the largest batch's requests a second."""
-
-TINY_S = 1e-6  # an item never counts less
 
 
 def batch_limit(times: BatchTime, waiting: int, slots: int) -> int:

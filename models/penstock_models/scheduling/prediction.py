@@ -37,6 +37,9 @@ AGE_S = 3.0
 
 UNKNOWN = 1.5
 
+TINY_S = 1e-6
+"""Nothing takes less, as far as something is divided by it."""
+
 UNMEASURED_S = 1e-5
 """Of a model that takes no zeros the warm-up knows nothing: it runs, and is learned."""
 
@@ -64,7 +67,7 @@ class BatchTime:
     def __init__(self, warm: Mapping[int, float]) -> None:
         points = {n: seconds for n, seconds in warm.items() if seconds > 0} or {1: UNMEASURED_S}
         self._shape = self._alpha, self._beta = _line(points)
-        self._largest = max(*points, 8)
+        self._far_end = max(*points, 8)
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of 1, n, n², t, n·t
         self._surprises: list[tuple[int, float]] = []
         # (when, how many times what the warm-up's shape says), by bucket of sizes and of all
@@ -113,7 +116,7 @@ class BatchTime:
         """Learn from a run. One that was `ended` at its limit tells of a slow model only when others do so too."""
         self._last_run = now
         self.largest = max(self.largest, 2 * n)
-        fit = max(self.mean(n), 1e-6)
+        fit = max(self.mean(n), TINY_S)
         ratio = seconds / fit
         if ended or ratio >= FAR:
             self.largest = 1
@@ -146,7 +149,7 @@ class BatchTime:
         self._sums = s, sn, snn, st, snt = s + 1, sn + n, snn + n * n, st + seconds, snt + n * seconds
         alpha, beta = self._shape
         speed = st / max(alpha * sn + beta * s, 1e-9)
-        for end in (1, self._largest):
+        for end in (1, self._far_end):
             took = speed * (alpha * end + beta)
             s, sn, snn = s + HELD, sn + HELD * end, snn + HELD * end * end
             st, snt = st + HELD * took, snt + HELD * end * took

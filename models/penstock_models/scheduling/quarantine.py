@@ -33,8 +33,8 @@ class Quarantine:
 
     def holds(self, digest: str, item: Item, now: float) -> bool:
         """Whether this item brought that version down."""
-        until = self._until.get(fingerprint(digest, item))
-        return until is not None and now < until
+        self._forget(now)
+        return bool(self._until) and fingerprint(digest, item) in self._until
 
     def add(self, digest: str, item: Item, now: float, sure: bool) -> None:
         """Remember a guilty item; the oldest one is forgotten for it where there are too many.
@@ -51,7 +51,11 @@ class Quarantine:
             return
         self._until.pop(key, None)
         self._until[key] = now + HELD_S
-        while len(self._until) > MOST or next(iter(self._until.values())) < now:
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        """Drop what was held long enough, and the oldest beyond `MOST`: while nothing is held no payload is hashed."""
+        while self._until and (len(self._until) > MOST or next(iter(self._until.values())) <= now):
             del self._until[next(iter(self._until))]
 
 

@@ -4,7 +4,7 @@ Shares take turns by weight, and within a share its flows, so neither a flooded 
 another; of those whose turn it may be, the earliest deadline goes first. A flow stands in the line of its first
 request's rank, and the lines of a share are served in the order of the ranks: a priority counts within its share.
 Historical requests run when nothing live waits. While a batch holds requests of a flow it stands in no line, so they are
-run and answered in order.
+run and answered in order; of a flow that goes through a chain a batch holds one, as its parts end when they like.
 """
 
 from __future__ import annotations
@@ -87,7 +87,6 @@ class VersionQueue:
     def __init__(self, one_per_flow: bool = False) -> None:
         self.one_per_flow = one_per_flow
         self.waiting = 0
-        self.nbytes = 0
         self._shares: tuple[dict[Share, _Turns], dict[Share, _Turns]] = ({}, {})
         self._lines: tuple[FairLine[_Turns], FairLine[_Turns]] = (FairLine(), FairLine())  # live, historical
         self._standing = 0
@@ -126,7 +125,7 @@ class VersionQueue:
         first = flow.waiting[0] is request
         request.waiting = False
         flow.waiting.remove(request)
-        self._discount(request)
+        self.waiting -= 1
         if first and not flow.busy:
             self._stand(flow)
 
@@ -209,8 +208,8 @@ class VersionQueue:
         elif flow.busy:
             old._busy.discard(flow)
             self._busy.add(flow)
+        old.waiting -= len(flow.waiting)
         for request in flow.waiting:
-            old._discount(request)
             self._count(request)
         if not flow.busy:
             self._stand(flow)
@@ -225,7 +224,7 @@ class VersionQueue:
             flow.waiting.clear()
         for request in requests:
             request.waiting = False
-            self._discount(request)
+        self.waiting = 0
         return requests
 
     def flows(self) -> list[Flow]:
@@ -244,7 +243,6 @@ class VersionQueue:
 
     def _count(self, request: Request) -> None:
         self.waiting += 1
-        self.nbytes += request.nbytes
         if request.deadline == NO_DEADLINE:
             return
         # Requests that wait no more are forgotten before they are most of the heap: with a deadline of hours it would
@@ -254,10 +252,6 @@ class VersionQueue:
             heapq.heapify(self._deadlines)
         self._order += 1
         heapq.heappush(self._deadlines, (request.deadline, self._order, request))
-
-    def _discount(self, request: Request) -> None:
-        self.waiting -= 1
-        self.nbytes -= request.nbytes
 
     def _first(self) -> Flow | None:
         """The flow whose turn it is."""
@@ -273,14 +267,14 @@ class VersionQueue:
         turns, shares = line.turns, line.turns.line
         line.serve(flow)
         shares.serve(turns)
-        self._pop(flow, stay=not self.one_per_flow)
+        self._pop(flow, stay=not self.one_per_flow and flow.chain is None)
         if turns.line is not None and len(shares) > 1:
             shares.move(turns)
 
     def _pop(self, flow: Flow, stay: bool = True) -> Request:
         request = flow.waiting.popleft()
         request.waiting = False
-        self._discount(request)
+        self.waiting -= 1
         if stay and flow.waiting:
             self._stand(flow)
         else:

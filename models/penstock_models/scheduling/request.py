@@ -13,7 +13,9 @@ from penstock_models.items import Item
 from penstock_models.scheduling.fair import Entry
 
 if TYPE_CHECKING:
+    from penstock_models.scheduling.chain import Chain
     from penstock_models.scheduling.queue import VersionQueue
+    from penstock_models.scheduling.runs import VersionRun
     from penstock_models.scheduling.scheduler import Target
 
 HISTORICAL_RANK = 10
@@ -34,28 +36,33 @@ class Share:
 class Flow(Entry):
     """The requests of one source, which run and are answered in order: by rank, then as they came.
 
-    `waiting` is its line in `queue`, the version's that runs them, for `target`, what they asked for; `busy` while a batch holds requests of it, `held` while one
-    that ran is not answered yet: it has parts under way.
+    `waiting` is its line in `queue`, the version's that runs them, for `target`, what they asked for; `busy` while a
+    batch holds requests of it, `held` while one that ran is not answered yet: it has parts under way in `chain`.
     """
 
-    __slots__ = ("busy", "held", "key", "queue", "share", "target", "waiting")
+    __slots__ = ("busy", "chain", "held", "key", "queue", "share", "target", "waiting")
 
-    def __init__(self, key: str, share: Share, weight: float = 1.0) -> None:
+    def __init__(self, key: str, share: Share, weight: float = 1.0, chain: Chain | None = None) -> None:
         super().__init__(weight)
         self.key = key
         self.share = share
+        self.chain = chain
         self.waiting: deque[Request] = deque()
         self.queue: VersionQueue | None = None
         self.target: Target | None = None
         self.busy = False
         self.held = False
 
+    def chosen(self) -> VersionRun | None:
+        """The version that runs it as of now; None where none does."""
+        return self.target.run_for(self) if self.target is not None else None
+
 
 class Request:
     """One item for a version. Times are seconds of the monotonic clock.
 
     `deadline` is when the run must be done, `due` when the answer is: later, where other stages follow. `waiting` is true
-    while it stands in its flow's line, `taken` is when a batch took it.
+    while it stands in its flow's line, `taken` is when a batch took it. `nbytes` is for an owner who bounds what waits.
     """
 
     __slots__ = ("deadline", "due", "flow", "item", "nbytes", "rank", "taken", "waiting")

@@ -26,19 +26,10 @@ PRESSED_S = 1.0
 """A version that dropped late work is taken to be overloaded for so long."""
 
 
-class RunStats:
-    """What a version's batches were like: their `sizes`, and what they took of what was `predicted` (a ratio)."""
-
-    __slots__ = ("predicted", "sizes")
-
-    def __init__(self) -> None:
-        self.sizes = Histogram(SIZES)
-        self.predicted = Histogram(RATIOS)
-
-
 class VersionRun:
     """One loaded version with what waits for it. `running` counts its batches, `virtual` the slot time that it got,
-    `answered` its answers since something failed, `used` is when it last ran.
+    `answered` its answers since something failed, `used` is when it last ran. Of its batches `sizes` has the requests,
+    `predicted` what they took over what was predicted.
 
     While it is not `serving` (its session is being rebuilt) what comes waits.
     """
@@ -52,7 +43,8 @@ class VersionRun:
         self.running = 0
         self.answered = 0
         self.used = float("-inf")
-        self.stats = RunStats()
+        self.sizes = Histogram(SIZES)
+        self.predicted = Histogram(RATIOS)
         self.serving = True
         self._pressed_until = float("-inf")
 

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from penstock_models.items import Executor, Outcome, Refusal
-from penstock_models.scheduling.forming import TINY_S
+from penstock_models.scheduling.batch import Batch
+from penstock_models.scheduling.prediction import TINY_S
 from penstock_models.scheduling.quarantine import GUILTY, PROVEN, QUARANTINED, Quarantine
 from penstock_models.scheduling.request import NO_DEADLINE, Flow, Request
 from penstock_models.scheduling.runs import Turns, VersionRun
@@ -24,7 +25,6 @@ Fate = tuple[str, str]
 
 IN_QUEUE: Fate = ("expired", "in_queue")
 PREDICTED_LATE: Fate = ("expired", "predicted_late")
-HUNG: Fate = ("failed", "model_timeout")
 NOT_READY: Fate = ("failed", "not_ready")
 SHUTDOWN: Fate = ("dropped", "shutdown")
 
@@ -35,21 +35,6 @@ class Target(Protocol):
     """What a request is for: a version, or a model of which one version runs the flow."""
 
     def run_for(self, flow: Flow) -> VersionRun | None: ...
-
-
-class Batch(NamedTuple):
-    """Requests that run, since `began` (the loop's clock). `suspect` is the one that runs alone."""
-
-    run: VersionRun
-    requests: list[Any]
-    began: float
-    predicted_s: float
-    suspect: Suspect | None
-
-    @property
-    def last_try(self) -> bool:
-        """Whether what fails as a whole now is the guilty request."""
-        return self.suspect.last_try if self.suspect is not None else len(self.requests) == 1
 
 
 OnOutcomes = Callable[[VersionRun, list[Any], Sequence[Outcome]], None]
@@ -128,6 +113,7 @@ class Scheduler:
         if not request.waiting or queue is None:
             return False
         queue.remove(request)
+        self._changed.set()
         return True
 
     def kick(self) -> None:
@@ -136,8 +122,7 @@ class Scheduler:
             return
         now = self._now()
         self._expire_suspects(now)
-        if self._free and not self._suspects.trying and (suspect := self._suspects.next()) is not None:
-            self._suspects.trying = True
+        if self._free and (suspect := self._suspects.next()) is not None:
             self._start(suspect.run, [suspect.request], now, suspect)
         while self._free and (ready := [run for run in self.runs if run.ready]):
             run = self._turns.choose(ready, now)
@@ -148,27 +133,23 @@ class Scheduler:
     def give_up(self, run: VersionRun) -> None:
         """Nothing will run what waits there."""
         self._on_settled(run.queue.drain(), NOT_READY)
+        self._changed.set()
+        self.kick()
 
     async def retire(self, run: VersionRun) -> None:
         """Give a version no more work; what still waits for it fails. Returns when its last batch is done."""
         self.runs.remove(run)
-        self.give_up(run)
         self._move_suspects(run)
-        self.kick()
+        self.give_up(run)
         while run.running:
             self._changed.clear()
             await self._changed.wait()
 
     def _move_suspects(self, run: VersionRun) -> None:
         """Have other versions try the suspects of one that goes, where their flows have one now."""
-        for suspect in self._suspects.take_from(run):
-            flow = suspect.request.flow
-            to = flow.target.run_for(flow) if flow.target is not None else None
-            if to is not None and to is not run:
-                self._suspects.add(to, [suspect.request], alone=False)
-            else:
-                self._on_settled([suspect.request], NOT_READY)
-                self._release(run, [suspect.request])
+        for suspect in self._suspects.move(run):
+            self._on_settled([suspect.request], NOT_READY)
+            self._release(run, [suspect.request])
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until nothing waits and nothing runs; False when that takes longer than `timeout_s`."""
@@ -223,35 +204,48 @@ class Scheduler:
             self._settle(batch, _outcomes(batch, future))
             self.kick()
             self._changed.set()
-        except Exception as error:  # the owner's callbacks: `run` raises it
-            if not self._failed.done():
-                self._failed.set_exception(error)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """The owner's callbacks raised: so does `run`."""
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
     def _settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         run, requests, now = batch.run, batch.requests, self._now()
-        self._free += 1
-        run.running -= 1
-        if batch.suspect is not None:
-            self._suspects.trying = False
-        took_s = now - batch.began
-        run.virtual += (took_s - batch.predicted_s) / run.weight
-        refused = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Refusal)]
-        failed = [requests[i] for i in refused if _is_suspect(outcomes[i])] if refused else []
-        run.times.ran(len(requests), took_s, now, ended=bool(failed))
-        run.stats.sizes.observe(len(requests))
-        run.stats.predicted.observe(took_s / max(batch.predicted_s, TINY_S))
-        if failed and not (batch.last_try and (batch.suspect is not None or _hung(outcomes))):
-            # Of a process that died under one request that request may be innocent, too.
-            self._suspects.add(run, failed, alone=len(batch.requests) == 1)
-            if run not in self.runs:
-                self._move_suspects(run)
-            outcomes = [outcome for outcome in outcomes if not _is_suspect(outcome)]
-            requests = [request for request in requests if request not in failed]
-        if refused:
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+        self._account(batch, now, ended=any(refusal.suspect for refusal in refusals))
+        if refusals:
+            requests, outcomes = self._set_apart(batch, outcomes)
             self._quarantine(run, requests, outcomes, now, twice=batch.suspect is not None)
         run.answered += len(requests)
         self._on_outcomes(run, requests, outcomes)
         self._release(run, requests)
+
+    def _account(self, batch: Batch, now: float, ended: bool) -> None:
+        """Its slot is free; what it took is learned. `ended`: the executor broke it off."""
+        run, count, took_s = batch.run, len(batch.requests), now - batch.began
+        self._free += 1
+        run.running -= 1
+        if batch.suspect is not None:
+            self._suspects.trying = None
+        run.virtual += (took_s - batch.predicted_s) / run.weight
+        run.times.ran(count, took_s, now, ended)
+        run.sizes.observe(count)
+        run.predicted.observe(took_s / max(batch.predicted_s, TINY_S))
+
+    def _set_apart(self, batch: Batch, outcomes: Sequence[Outcome]) -> tuple[list[Any], Sequence[Outcome]]:
+        """Keep back those that are to be tried alone; the others, and how they ended."""
+        suspects = batch.suspects(outcomes)
+        if not suspects:
+            return batch.requests, outcomes
+        self._suspects.add(suspects)
+        if batch.run not in self.runs:
+            self._move_suspects(batch.run)
+        apart = {suspect.request for suspect in suspects}
+        ended = [(r, o) for r, o in zip(batch.requests, outcomes, strict=True) if r not in apart]
+        return [request for request, _ in ended], [outcome for _, outcome in ended]
 
     def _quarantine(
         self, run: VersionRun, requests: list[Any], outcomes: Sequence[Outcome], now: float, twice: bool
@@ -274,9 +268,10 @@ class Scheduler:
         run.queue.release([r for r in requests if not r.flow.held and r.flow not in suspected])
 
     def _expire_suspects(self, now: float) -> None:
-        """Settle those that can no longer be answered in time; of them, one that failed alone is the guilty one."""
+        """Settle those that can no longer be answered in time: of one that failed alone that is its fate."""
         for suspect in self._suspects.expire(now):
-            self._on_settled([suspect.request], HUNG if suspect.last_try else IN_QUEUE)
+            failed = suspect.failed
+            self._on_settled([suspect.request], (failed.bucket, failed.reason) if failed else IN_QUEUE)
             self._release(suspect.run, [suspect.request])
 
     def _arm(self) -> None:
@@ -300,11 +295,14 @@ class Scheduler:
     def _expire(self) -> None:
         self._timer = None
         now = self._now()
-        for run in self.runs:
-            if expired := run.queue.expire(now):
-                self._late(run, expired, IN_QUEUE, now)
-        self._changed.set()
-        self.kick()
+        try:
+            for run in self.runs:
+                if expired := run.queue.expire(now):
+                    self._late(run, expired, IN_QUEUE, now)
+            self.kick()
+            self._changed.set()
+        except Exception as error:
+            self._fail(error)
 
     @staticmethod
     def _now() -> float:
@@ -318,11 +316,3 @@ def _outcomes(batch: Batch, future: asyncio.Future[list[Outcome]]) -> list[Outco
     except (Exception, asyncio.CancelledError) as error:
         log.exception("batch of %s failed", batch.run.info.name)
         return [Refusal("failed", "internal", str(error))] * len(batch.requests)
-
-
-def _hung(outcomes: Sequence[Outcome]) -> bool:
-    return any(isinstance(outcome, Refusal) and outcome.reason == "model_timeout" for outcome in outcomes)
-
-
-def _is_suspect(outcome: Outcome) -> bool:
-    return isinstance(outcome, Refusal) and outcome.suspect

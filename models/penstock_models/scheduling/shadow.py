@@ -44,13 +44,14 @@ class Shadows:
     """Stands between a scheduler and its owner.
 
     `counts` says by (model, version, shadow's version) how often the shadow `agreed`, `differed`, `failed` to answer, or
-    was `skipped`. `active` is false while no shadow is wanted.
+    was `skipped`. `active` is false while no shadow is wanted. `scheduler` is set before the first request comes.
     """
+
+    scheduler: Scheduler
 
     def __init__(self, on_outcomes: OnOutcomes, on_settled: OnSettled, shadow_of: ShadowOf) -> None:
         self.active = False
         self.counts: dict[tuple[str, int, int], Counter[str]] = {}
-        self.scheduler: Scheduler | None = None
         self._on_outcomes = on_outcomes
         self._on_settled = on_settled
         self._shadow_of = shadow_of
@@ -81,7 +82,7 @@ class Shadows:
             self._on_settled(live, fate)
 
     def _copy(self, run: VersionRun, original: Request, outcome: Outcome) -> None:
-        if self.scheduler is None or not isinstance(outcome, Answer):
+        if not isinstance(outcome, Answer):
             return
         shadow = self._shadow_of(run, original.flow)
         if shadow is None or shadow is run:

@@ -17,7 +17,7 @@ from penstock_models.errors import BundleError, UsageError
 from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.serving.executor import BUILD_S, LOAD_S, ServingExecutor, VersionOptions
-from penstock_models.serving.front import ChainOf, Front, Owner
+from penstock_models.serving.front import Front, Owner
 from penstock_models.serving.loader import Loader
 from penstock_models.serving.targets import ModelTarget, Targets
 from penstock_models.store import Reference, resolve
@@ -49,17 +49,9 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class ServingCore:
-    """Made once, in the event loop that uses it. `on_news` is called when versions came, went, failed, or run elsewhere.
+    """Made once, in the event loop that uses it. `on_news` is called when versions came, went, failed, or run elsewhere."""
 
-    Args:
-        chain_of: the chain of an owner's request, None for most.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        chain_of: ChainOf = lambda request: None,
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.on_news: Callable[[], None] = lambda: None
         self._settings = settings
         self._options: dict[str, VersionOptions] = {}
@@ -71,7 +63,7 @@ class ServingCore:
             model_cache=state / "engines",
             on_change=self._changed,
         )
-        self.front = Front(self.executor, settings.threads, chain_of, self._shadow)
+        self.front = Front(self.executor, settings.threads, self._shadow)
         self.scheduler = self.front.scheduler
         self.targets = Targets(self.scheduler, lambda: self.manager, self._heard)
         loader = Loader(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from penstock_models.items import Executor, Outcome
-from penstock_models.scheduling.chain import Chain, Chains
+from penstock_models.scheduling.chain import Chains
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.scheduling.scheduler import Fate, Scheduler
 from penstock_models.scheduling.shadow import ShadowOf, Shadows
-
-ChainOf = Callable[[Any], Chain | None]
-"""The chain of an owner's request, None for most."""
 
 
 class Owner(Protocol):
@@ -28,9 +25,9 @@ class Owner(Protocol):
 class Front:
     """Hands what the scheduler tells to the owner, who comes later than the models."""
 
-    def __init__(self, executor: Executor, slots: int, chain_of: ChainOf, shadow_of: ShadowOf) -> None:
+    def __init__(self, executor: Executor, slots: int, shadow_of: ShadowOf) -> None:
         self._owner: Owner | None = None
-        chains = Chains(self._outcomes, self._settled, chain_of)
+        chains = Chains(self._outcomes, self._settled)
         self.shadows = Shadows(chains.outcomes, chains.settled, shadow_of)
         self.scheduler = Scheduler(executor, slots, self.shadows.outcomes, self.shadows.settled)
         chains.scheduler = self.shadows.scheduler = self.scheduler

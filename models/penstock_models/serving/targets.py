@@ -178,7 +178,7 @@ class Targets:
     def _rearrange(self, run: VersionRun) -> None:
         """Move flows whose version is another one now."""
         for flow in run.queue.flows():
-            to = flow.target.run_for(flow) if flow.target is not None else None
+            to = flow.chosen()
             if to is not None and to is not run:
                 to.queue.adopt(flow)
 
