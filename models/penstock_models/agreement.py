@@ -39,15 +39,15 @@ def _same_boxes(one: tuple[Detection, ...], other: tuple[Detection, ...]) -> boo
     """Each box of one side has a partner of its own on the other."""
     left = list(other)
     for box in one:
-        partner = next((b for b in left if b.label == box.label and _iou(b.box, box.box) >= OVERLAP), None)
+        partner = next((b for b in left if b.label == box.label and iou(b.box, box.box) >= OVERLAP), None)
         if partner is None:
             return False
         left.remove(partner)
     return not left
 
 
-def _iou(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
+def iou(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes; 0 where both are empty."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     both = max(0.0, width) * max(0.0, height)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock_models import samples
+from penstock_models.agreement import iou
 from penstock_models.items import Answer, Detection, Item, Outcome, OutputTensor, Refusal
 from penstock_models.manifest import Golden, Manifest
 from penstock_models.steps.specs import DecodeBoxes, DecodeYolox
@@ -107,16 +108,8 @@ def _boxes(
 
 
 def _same(one: Detection, other: Detection, tolerance: float) -> bool:
-    return (
-        one.label == other.label and abs(one.score - other.score) <= tolerance and _iou(one, other) >= MIN_IOU
-    )
-
-
-def _iou(one: Detection, other: Detection) -> float:
-    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = one.box, other.box
-    both = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
-    either = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - both
-    return both / either if either > 0 else 0.0
+    alike = one.label == other.label and abs(one.score - other.score) <= tolerance
+    return alike and iou(one.box, other.box) >= MIN_IOU
 
 
 def _place(box: Detection) -> str:
