@@ -20,6 +20,7 @@ from penstock_gateway.refusals import Refusals
 from penstock_gateway.starts import StartRecord
 from penstock_gateway.wire import (
     MAX_STATS_STREAMS,
+    BuildStatus,
     GatewayStatus,
     LedgerView,
     ModelStatus,
@@ -29,6 +30,7 @@ from penstock_gateway.wire import (
     StatusPage,
     bounded,
 )
+from penstock_models.devices.builds import Progress
 from penstock_models.scheduling.runs import VersionRun, infeasible
 from penstock_models.versions import status as versions
 
@@ -123,7 +125,10 @@ class Views:
             ledger=self.ledger(),
             starts=tuple(start_view(record) for record in parts.journal.opened.starts),
             streams={key: LedgerView.of(counts) for key, counts in streams.items()},
-            models=tuple(view for model in parts.core.statuses() for view in _model_views(model)),
+            models=tuple(
+                _model_view(model.name, version, parts.core.builds(version.digest))
+                for model, version in self._versions()
+            ),
             problems=tuple(parts.core.problems()),
             routes=tuple(_route_view(lane, parts.core.runs) for lane in parts.lanes),
             links=tuple(watch.view(link) for watch, link in parts.links.values()),
@@ -185,6 +190,10 @@ class Views:
             Gauge("penstock_model_memory_returned", "Part of its memory that came back at the last unload.", ("version",), lambda: [
                 ((name,), fraction) for name, fraction in self._returned().items()
             ]),
+            Gauge("penstock_engine_build_seconds", "For how long an engine is being built.", ("model", "version", "device"), lambda: [
+                ((model.name, str(v.version), build.device), build.elapsed_s)
+                for model, v in self._versions() for build in parts.core.builds(v.digest) if build.phase == "building"
+            ]),
             Gauge("penstock_shadow", "Copies by how the shadow compared.", ("model", "version", "shadow", "verdict"), lambda: [
                 ((name, str(live), str(shadow), verdict), n)
                 for (name, live, shadow), counts in parts.core.shadow_counts().items() for verdict, n in counts.items()
@@ -216,24 +225,36 @@ def _closed(counts: Counts) -> LedgerView:
     return msgspec.structs.replace(LedgerView.of(counts), in_flight=0)
 
 
-def _model_views(model: versions.ModelStatus) -> Iterator[ModelStatus]:
-    for version in model.versions:
-        yield ModelStatus(
-            name=model.name,
-            version=version.version,
-            digest=version.digest,
-            state=version.state,
-            placement=version.placement,
-            labels=version.labels,
-            since=version.since,
-            load_ms=round(version.load_ms, 1),
-            resident_bytes=version.bytes,
-            reason=version.reason,
-            error=version.error,
-            attempts=version.attempts,
-            next_try=version.next_try,
-            note=version.note,
-        )
+def _model_view(name: str, version: versions.VersionStatus, builds: Sequence[Progress]) -> ModelStatus:
+    return ModelStatus(
+        name=name,
+        version=version.version,
+        digest=version.digest,
+        state=version.state,
+        placement=version.placement,
+        labels=version.labels,
+        since=version.since,
+        load_ms=round(version.load_ms, 1),
+        resident_bytes=version.bytes,
+        reason=version.reason,
+        error=version.error,
+        attempts=version.attempts,
+        next_try=version.next_try,
+        note=version.note,
+        builds=tuple(_build_view(build) for build in builds),
+    )
+
+
+def _build_view(build: Progress) -> BuildStatus:
+    return BuildStatus(
+        device=build.device,
+        phase=build.phase,
+        elapsed_s=round(build.elapsed_s, 1),
+        expected_s=build.expected_s,
+        made_bytes=build.made_bytes,
+        retry_s=round(build.retry_s, 1),
+        reason=build.reason or None,
+    )
 
 
 def _route_view(lane: Lane, runs: Sequence[VersionRun]) -> RouteStatus:

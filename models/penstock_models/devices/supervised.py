@@ -20,9 +20,8 @@ from penstock_models.errors import BundleError, ModelRefused, PlacementError, on
 from penstock_models.hosts import Host
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
 
-OpenHost = Callable[[Sequence[str], str], Awaitable[Host]]
-"""Opens a host on one of these devices, warm and golden; the text says why. Raises as loading does; when it is cancelled
-it leaves nothing behind."""
+OpenHost = Callable[[str], Awaitable[Host]]
+"""Opens a host on that device, warm and golden. Raises as loading does; when it is cancelled it leaves nothing behind."""
 
 MODEL_FAULTS = frozenset({"model_error", "model_output", "model_timeout"})
 
@@ -189,10 +188,8 @@ class SupervisedHost:
 
     def _act(self, action: Action) -> None:
         match action:
-            case Open(slot, device, reason):
-                self._group.create_task(
-                    self._open(slot, device, reason), name=f"open {self._name} on {device}"
-                )
+            case Open(slot, device):
+                self._group.create_task(self._open(slot, device), name=f"open {self._name} on {device}")
             case Probe(slot):
                 self._group.create_task(self._probe(slot, self._hosts[slot]), name=f"probe {self._name}")
             case Switch(slot):
@@ -203,11 +200,11 @@ class SupervisedHost:
                 self._close(slot)
         self._on_change()
 
-    async def _open(self, slot: Slot, device: str, reason: str) -> None:
+    async def _open(self, slot: Slot, device: str) -> None:
         limit_s = self._limits.build_s if self.supervision.slow(device) else self._limits.open_s
         try:
             async with asyncio.timeout(limit_s):
-                host = self._hosts[slot] = await self._open_host((device,), reason)
+                host = self._hosts[slot] = await self._open_host(device)
         except TimeoutError:
             self._failed(slot, TimeoutError(f"was not open within {limit_s:g} s"))
         except Exception as error:  # whatever opening raises is a reason not to run there

@@ -7,16 +7,17 @@ says what becomes of an answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from penstock_models.devices.builds import Progress
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
-from penstock_models.serving.executor import BUILD_S, LOAD_S, ServingExecutor, VersionOptions
+from penstock_models.serving.executor import LIMITS, ServingExecutor, VersionOptions
 from penstock_models.serving.front import ChainOf, Front, Owner
 from penstock_models.serving.loader import Loader
 from penstock_models.serving.targets import ModelTarget, Targets
@@ -33,7 +34,7 @@ from penstock_models.versions.status import ModelStatus
 from penstock_models.versions.steps import Steps
 from penstock_models.vetting.cache import Verdicts
 
-LONGEST_LOAD_S = BUILD_S + LOAD_S
+LONGEST_LOAD_S = LIMITS.build_s + LIMITS.open_s
 """The executor and the vetting child keep limits of their own; this one is for what hangs between them."""
 
 
@@ -95,6 +96,10 @@ class ServingCore:
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every version of every model, as it is."""
         return self.manager.snapshot()
+
+    def builds(self, digest: str) -> Sequence[Progress]:
+        """The engines of a version that are built for minutes, and how far they are."""
+        return self.executor.builds(digest)
 
     def unready(self) -> list[str]:
         """Models of which nothing serves, a line each with the reason."""

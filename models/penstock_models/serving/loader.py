@@ -42,7 +42,7 @@ class Loader:
         Raises:
             ModelRefused, BundleError, PlacementError: the verdict.
         """
-        verdict = await self._verdicts.vet(staged.path, self._options(staged.name).devices)
+        verdict = await self._verdicts.vet(staged.path, self._options(staged.name).trial_devices)
         verdict.require()
         if verdict.digest != staged.digest:
             raise BundleError(f"{staged.path}: has digest {verdict.digest}, expected {staged.digest}")
