@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from penstock_gateway.config import ModelRef
 from penstock_gateway.connections import Watch
 from penstock_gateway.frames import Lane
 from penstock_gateway.health import Health
@@ -75,12 +74,7 @@ class Views:
         """Why the gateway is degraded; empty when it is not."""
         journal = self._parts.journal
         found = [*self._troubles(), *self._parts.core.unready()]
-        runs = self._parts.core.runs
-        found += [
-            f"route {lane.route.index}: {why}"
-            for lane in self._parts.lanes
-            if (why := _infeasible(lane, runs))
-        ]
+        found += [f"route {route.index}: {route.infeasible}" for route in self._routes() if route.infeasible]
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
         return found + self._parts.refusals.degraded + self._parts.health.degraded
@@ -130,7 +124,7 @@ class Views:
                 for model, version in self._versions()
             ),
             problems=tuple(parts.core.problems()),
-            routes=tuple(_route_view(lane, parts.core.runs) for lane in parts.lanes),
+            routes=self._routes(),
             links=tuple(watch.view(link) for watch, link in parts.links.values()),
         )
 
@@ -142,6 +136,10 @@ class Views:
 
     def _watches(self) -> Iterator[tuple[str, Watch]]:
         return ((name, watch) for name, (watch, _) in self._parts.links.items())
+
+    def _routes(self) -> tuple[RouteStatus, ...]:
+        runs = self._parts.core.runs
+        return tuple(_route_view(lane, runs) for lane in self._parts.lanes)
 
     def _versions(self) -> Iterator[tuple[versions.ModelStatus, versions.VersionStatus]]:
         return ((model, version) for model in self._parts.core.statuses() for version in model.versions)
@@ -176,7 +174,7 @@ class Views:
                 ((str(lane.route.index),), lane.nbytes) for lane in parts.lanes
             ]),
             Gauge("penstock_queue_frames", "Frames that wait for a model.", ("model", "version"), lambda: [
-                ((model.info.name, str(model.info.version)), model.queue.waiting) for model in parts.core.runs
+                ((run.info.name, str(run.info.version)), run.queue.waiting) for run in parts.core.runs
             ]),
             Gauge("penstock_model_available", "1 while a version serves.", ("model", "version"), lambda: [
                 ((model.name, str(v.version)), float(v.state == "available")) for model, v in self._versions()
@@ -272,12 +270,13 @@ def _route_view(lane: Lane, runs: Sequence[VersionRun]) -> RouteStatus:
 
 
 def _infeasible(lane: Lane, runs: Sequence[VersionRun]) -> str:
-    """Why the route's deadline cannot be met, "" where it can; what serves nothing now is left out."""
-    found = [_serving(ref, runs) for ref in (lane.route.model, *lane.route.stages)]
-    return infeasible(lane.route.deadline_ms, [run for run in found if run is not None])
+    """Why the route's deadline cannot be met, "" where it can.
 
-
-def _serving(ref: ModelRef, runs: Sequence[VersionRun]) -> VersionRun | None:
-    """The version that a reference stands for by its number, else the newest; asking makes nothing load."""
-    named = [run for run in runs if run.info.name == ref.name and ref.version in (None, run.info.version)]
-    return max(named, key=lambda run: run.info.version, default=None)
+    A model is the version that is named by its number, else the newest: asking makes nothing load, and what serves
+    nothing now is left out.
+    """
+    found: list[VersionRun] = []
+    for ref in (lane.route.model, *lane.route.stages):
+        named = [run for run in runs if run.info.name == ref.name and ref.version in (None, run.info.version)]
+        found += sorted(named, key=lambda run: run.info.version)[-1:]
+    return infeasible(lane.route.deadline_ms, found)
