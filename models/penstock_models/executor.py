@@ -23,7 +23,7 @@ from penstock_models.errors import UsageError, told
 from penstock_models.hosts import CLOSE_S, GRACE_S, PROBE_S
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
-from penstock_models.loading import LoadedVersion, LoadOptions, load_version
+from penstock_models.loading import LoadedVersion, load_version
 from penstock_models.servable import TIMED_OUT, Servable
 from penstock_models.workers import Job, Jobs, Worker
 
@@ -71,11 +71,11 @@ class ThreadExecutor:
     def degraded(self) -> tuple[str, ...]:
         """Why the executor is not whole, a line for each version whose runs hang; empty when all is well."""
         with self._lock:
-            stuck = [(digest, count) for digest, count in self._stuck.items() if count]
+            stuck = self._stuck.copy()
         return tuple(
-            f"{self._servables[digest].info.name}: {count} of at most {MAX_STUCK} threads hang in its runs"
-            for digest, count in stuck
-            if digest in self._servables
+            f"{servable.info.name}: {stuck[digest]} of at most {MAX_STUCK} threads hang in its runs"
+            for digest, servable in self._servables.items()
+            if stuck[digest]
         )
 
     async def load(
@@ -94,8 +94,17 @@ class ThreadExecutor:
             UsageError: this very bundle is loaded already, or the executor is closed.
         """
         self._require_open()
-        options = LoadOptions(tuple(devices), self._max_pixels, expected_digest, cache_bytes)
-        job = Job(partial(load_version, path, options, self._model_cache))
+        job = Job(
+            partial(
+                load_version,
+                path,
+                devices,
+                max_pixels=self._max_pixels,
+                expected_digest=expected_digest,
+                cache_bytes=cache_bytes,
+                model_cache=self._model_cache,
+            )
+        )
         self._loads.put(job)
         try:
             servable, grown = await asyncio.shield(job.done)
@@ -103,6 +112,9 @@ class ThreadExecutor:
             job.done.add_done_callback(self._discard)
             self._loop.call_later(GRACE_S, self._pass_over, job)
             raise
+        if self._closed:  # meanwhile
+            servable.close()
+        self._require_open()
         digest = servable.info.digest
         if digest in self._servables:
             await self._free(servable)
@@ -173,8 +185,8 @@ class ThreadExecutor:
         for servable in self._servables.values():
             servable.terminate()
         await self._settle(2 * GRACE_S)
-        if self._ends:
-            await asyncio.wait(self._ends)
+        if self._ends:  # they wait for a thread, which may not come back
+            await asyncio.wait(self._ends, timeout=CLOSE_S)
         for _ in self._workers:
             self._jobs.put(None)
         self._loads.put(None)

@@ -44,8 +44,8 @@ class SupervisedHost:
         supervision: Supervision,
         open_host: OpenHost,
         *,
-        on_change: Callable[[], None] = lambda: None,
-        limits: Limits | None = None,
+        on_change: Callable[[], None],
+        limits: Limits,
     ) -> None:
         """`open` is the usual way in.
 
@@ -58,7 +58,7 @@ class SupervisedHost:
         self._name = name
         self._open_host = open_host
         self._on_change = on_change
-        self._limits = limits or Limits()
+        self._limits = limits
         self._hosts: dict[Slot, Host] = {}
         self._info: ServableInfo | None = None
         self._error: Exception | None = None
@@ -75,7 +75,7 @@ class SupervisedHost:
         open_host: OpenHost,
         *,
         on_change: Callable[[], None] = lambda: None,
-        limits: Limits | None = None,
+        limits: Limits,
     ) -> SupervisedHost:
         """Open the first host: the best device that takes the version, or the best quick one while an engine is built.
 
