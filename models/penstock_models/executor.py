@@ -94,17 +94,8 @@ class ThreadExecutor:
             UsageError: this very bundle is loaded already, or the executor is closed.
         """
         self._require_open()
-        job = Job(
-            partial(
-                load_version,
-                path,
-                devices,
-                max_pixels=self._max_pixels,
-                expected_digest=expected_digest,
-                cache_bytes=cache_bytes,
-                model_cache=self._model_cache,
-            )
-        )
+        load = partial(load_version, max_pixels=self._max_pixels, model_cache=self._model_cache)
+        job = Job(partial(load, path, devices, expected_digest=expected_digest, cache_bytes=cache_bytes))
         self._loads.put(job)
         try:
             servable, grown = await asyncio.shield(job.done)
@@ -261,12 +252,7 @@ class ThreadExecutor:
         job.timer = self._loop.call_later(GRACE_S, self._give_up, job, worker, servable.info.digest, late)
 
     def _give_up(self, job: Job[T], worker: Worker, digest: str, late: T) -> None:
-        """A run that was ended did not come back."""
-        if self._abandon(worker, job, digest):
-            job.finish(late)
-
-    def _abandon(self, worker: Worker, job: Job[Any], digest: str) -> bool:
-        """Replace a thread that does not come back. If it ever does, it ends and is counted out."""
+        """A run that was ended did not come back: its thread is replaced. If it ever does, it ends and is counted out."""
 
         def came_back() -> None:
             with self._lock:
@@ -277,11 +263,11 @@ class ThreadExecutor:
             self._stuck[digest] += 1
         if not worker.abandon(job, came_back):
             came_back()
-            return False
+            return
         if not self._closed:
             self._workers.remove(worker)
             self._workers.append(self._worker())
-        return True
+        job.finish(late)
 
     def _worker(self) -> Worker:
         return Worker(self._jobs, "penstock-run")

@@ -16,9 +16,10 @@ import msgspec
 import pytest
 from onnx import helper
 
-from penstock_models.bundle import write_bundle
+from penstock_models.bundle import open_bundle, write_bundle
 from penstock_models.devices.builds import TIMES, Progress
 from penstock_models.errors import BundleError, UsageError
+from penstock_models.isolation.thread_host import ThreadHost
 from penstock_models.items import Answer, Outcome, Refusal
 from penstock_models.scheduling.request import Flow, Request, Share
 from penstock_models.scheduling.runs import VersionRun
@@ -285,6 +286,21 @@ async def test_an_engine_that_nothing_stands_in_for_is_seen_while_it_is_built(
         await site.until(lambda: site.state(2) == "loading" and site.builds(2).made_bytes > 2000)
         assert await site.ask("m") == (1, 1.0)
     assert re.fullmatch(r"began \d+\n", (engines / "builds").read_text())
+
+
+async def test_a_second_host_of_a_version_does_not_meet_the_first_on_its_threads(tmp_path: Path) -> None:
+    """A preferred device may be well again before anything is served."""
+    bundle = put(tmp_path, 1, 1.0)
+    wanted = Load("m", bundle, open_bundle(bundle).digest)
+    executor = ServingExecutor(1, max_pixels=10**6, model_cache=tmp_path / "engines")
+    try:
+        info = await executor.load(wanted)
+        assert executor._hosts[info.digest]._hosts["serving"].__class__ is ThreadHost
+        second = await executor._open(wanted, "cpu")
+        assert await second.probe() and await executor.probe(info.digest)
+        await second.close()
+    finally:
+        await executor.close()
 
 
 async def test_a_failed_load_is_forgotten(tmp_path: Path) -> None:

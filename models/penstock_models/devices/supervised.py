@@ -283,11 +283,8 @@ def how_it_went(outcomes: Sequence[Outcome]) -> Ran | None:
     """What a batch says about its device; None where nothing, as of items that were refused for their own sake."""
     if any(isinstance(outcome, Answer) for outcome in outcomes):
         return "good"
-    reasons = {outcome.reason if outcome.bucket == "failed" else "" for outcome in _refusals(outcomes)}
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+    reasons = {refusal.reason if refusal.bucket == "failed" else "" for refusal in refusals}
     if not reasons or not reasons <= MODEL_FAULTS:
         return None
     return "hang" if "model_timeout" in reasons else "error"
-
-
-def _refusals(outcomes: Sequence[Outcome]) -> list[Refusal]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Refusal)]

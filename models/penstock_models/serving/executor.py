@@ -172,7 +172,8 @@ class ServingExecutor:
         await self._threads.close()
 
     async def _open(self, wanted: Load, device: str) -> Host:
-        if not self.serving and not wanted.options.isolated:
+        # The threads hold a version once: another host beside the one that serves has a process.
+        if not (self.serving or wanted.options.isolated or wanted.digest in self._hosts):
             return await ThreadHost.open(
                 self._threads,
                 str(wanted.path),
