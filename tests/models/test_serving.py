@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,7 +30,7 @@ from penstock_models.versions import model as model_rules
 from penstock_models.versions import residency
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.status import VersionStatus
-from tests.conftest import ROOT
+from tests.fakes import slow_builder
 from tests.models.hosted import children
 from tests.models.loaded import bundle, floats, output
 from tests.models.onnx_files import model, tensor, weight
@@ -240,14 +239,13 @@ async def test_a_shadow_is_compared_and_answers_nobody(tmp_path: Path, store: Pa
 
 
 @pytest.fixture
-def slow_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes find a TensorRT that builds until it is told to go on."""
-    place = ROOT / "tests" / "fakes" / "tensorrt"
-    monkeypatch.setenv("PYTHONPATH", f"{place}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", slow_builder.python_path())
     monkeypatch.setattr("penstock_models.devices.builds.LOOK_S", 0.02)
 
 
-@pytest.mark.usefixtures("slow_builder")
+@pytest.mark.usefixtures("tensorrt")
 async def test_an_engine_is_built_once_while_the_cpu_answers(tmp_path: Path, store: Path) -> None:
     """Two versions of one model file want the same engine: one builds it, and nobody waits for it."""
     engines = tmp_path / "state" / "engines"
@@ -264,17 +262,17 @@ async def test_an_engine_is_built_once_while_the_cpu_answers(tmp_path: Path, sto
         assert await site.ask("m:1") == (1, 1.0) and await site.ask("m:2") == (2, 1.0)
         assert site.placements() == ["onnxruntime:cpu"] * 2
         assert any("tensorrt: its engine is being built" in line for line in site.core.executor.degraded)
-        assert len((engines / "builds").read_text().split()) == 2, "one build began"
-        (engines / "go").touch()
+        (began,) = slow_builder.builds(engines)
+        slow_builder.go_on(engines)
         await site.until(lambda: site.builds(builder).phase == "serving")
         assert site.placements()[builder - 1] == "onnxruntime:tensorrt"
         assert await site.ask(f"m:{builder}") == (builder, 1.0)
         assert set(site.client.ended) == {"ok"}
-    assert re.fullmatch(r"began (\d+)\nended \1\n", (engines / "builds").read_text())
+    assert slow_builder.builds(engines) == [began, began.replace("began", "ended")]
     assert b"m on tensorrt" in (engines / TIMES).read_bytes()
 
 
-@pytest.mark.usefixtures("slow_builder")
+@pytest.mark.usefixtures("tensorrt")
 async def test_an_engine_that_nothing_stands_in_for_is_seen_while_it_is_built(
     tmp_path: Path, store: Path
 ) -> None:
@@ -285,7 +283,7 @@ async def test_an_engine_that_nothing_stands_in_for_is_seen_while_it_is_built(
         site.configure(ModelConfig("m"), VersionOptions(devices=("tensorrt",)))
         await site.until(lambda: site.state(2) == "loading" and site.builds(2).made_bytes > 2000)
         assert await site.ask("m") == (1, 1.0)
-    assert re.fullmatch(r"began \d+\n", (engines / "builds").read_text())
+    assert [line.split()[0] for line in slow_builder.builds(engines)] == ["began"]
 
 
 async def test_a_second_host_of_a_version_does_not_meet_the_first_on_its_threads(tmp_path: Path) -> None:
