@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -71,12 +72,7 @@ class ServingCore:
             model_cache=state / "engines",
             on_change=self._changed,
         )
-        self.front = Front(
-            self.executor,
-            settings.threads,
-            chain_of,
-            lambda run, flow: self.targets.shadow_for(run, flow),
-        )
+        self.front = Front(self.executor, settings.threads, chain_of, self._shadow)
         self.scheduler = self.front.scheduler
         self.targets = Targets(self.scheduler, lambda: self.manager, self._heard)
         loader = Loader(
@@ -183,6 +179,9 @@ class ServingCore:
             await asyncio.to_thread(resolve, self._settings.store, str(named))
         elif reference.label and not self.manager.coming(reference.name):
             raise UsageError(f"model {reference}: no version that serves bears the label {reference.label!r}")
+
+    def _shadow(self, run: VersionRun, flow: Any) -> VersionRun | None:
+        return self.targets.shadow_for(run, flow)
 
     def _changed(self, info: ServableInfo, available: bool) -> None:
         self.targets.rebuilt(info, available)
