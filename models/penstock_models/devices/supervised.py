@@ -30,9 +30,9 @@ class Limits(msgspec.Struct, frozen=True):
     """Seconds that a host may take: to open, to open where an engine is built, and for a golden sample, which may have to
     wait behind the batches in line."""
 
-    open_s: float = 120.0
-    build_s: float = 3600.0
-    probe_s: float = 15.0
+    open_s: float
+    build_s: float
+    probe_s: float
 
 
 class SupervisedHost:

@@ -17,7 +17,7 @@ from penstock_models.devices.builds import Progress
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
-from penstock_models.serving.executor import LIMITS, ServingExecutor, VersionOptions
+from penstock_models.serving.executor import BUILD_S, LOAD_S, ServingExecutor, VersionOptions
 from penstock_models.serving.front import ChainOf, Front, Owner
 from penstock_models.serving.loader import Loader
 from penstock_models.serving.targets import ModelTarget, Targets
@@ -34,7 +34,7 @@ from penstock_models.versions.status import ModelStatus
 from penstock_models.versions.steps import Steps
 from penstock_models.vetting.cache import Verdicts
 
-LONGEST_LOAD_S = LIMITS.build_s + LIMITS.open_s
+LONGEST_LOAD_S = BUILD_S + LOAD_S
 """The executor and the vetting child keep limits of their own; this one is for what hangs between them."""
 
 

@@ -36,8 +36,9 @@ IN_THREADS = frozenset(("cpu", "xnnpack"))
 BUILDS = frozenset(("tensorrt",))
 """Devices where opening a session builds an engine for minutes."""
 
-LIMITS = Limits()
-"""How long opening a host may take."""
+LOAD_S = 120.0
+BUILD_S = 3600.0
+LIMITS = Limits(open_s=LOAD_S, build_s=BUILD_S, probe_s=15.0)
 
 LEAK = 2.0
 BASE_BYTES = 256 * 1024**2
@@ -187,7 +188,7 @@ class ServingExecutor:
             (device,),
             threads=self._threads.threads,
             max_pixels=self._max_pixels,
-            load_timeout_s=LIMITS.build_s if device in BUILDS else LIMITS.open_s,
+            load_timeout_s=BUILD_S if device in BUILDS else LOAD_S,
             expected_digest=wanted.digest,
             cache_bytes=wanted.options.cache_bytes,
             model_cache=str(self._model_cache) if device not in IN_THREADS else "",
