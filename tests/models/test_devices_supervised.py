@@ -18,7 +18,7 @@ from penstock_models.devices.cache import CacheKey, ModelCache
 from penstock_models.devices.health import Rules
 from penstock_models.devices.supervised import Limits, OpenHost, SupervisedHost, how_it_went
 from penstock_models.devices.supervision import Supervision
-from penstock_models.errors import BundleError, ModelRefused, PlacementError
+from penstock_models.errors import BundleError, GoldenError, HostError, ModelRefused, PlacementError
 from penstock_models.hosts import Host
 from penstock_models.items import Answer, Item, JsonValues, Outcome, Refusal, ServableInfo
 from tests.models.loaded import fates
@@ -198,6 +198,16 @@ async def test_nothing_that_takes_the_version_is_an_error_at_once(
     with pytest.raises(expected, match=words):
         await start()
     assert box.open_hosts == [] and box.hosts == [] and len(box.asked) <= 3
+
+
+@pytest.mark.parametrize(
+    "error", [GoldenError("wrong", ["wrong"]), HostError("crashed", "ended by SIGSEGV"), OSError("disk full")]
+)
+async def test_an_only_device_is_heard_in_its_own_words(box: Box, start: Start, error: Exception) -> None:
+    box.refuses["npu"] = error
+    with pytest.raises(type(error)) as raised:
+        await start(["npu"])
+    assert raised.value is error and box.hosts == []
 
 
 async def test_crash_is_answered_and_the_next_device_serves(box: Box, start: Start) -> None:

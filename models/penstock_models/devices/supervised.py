@@ -81,7 +81,8 @@ class SupervisedHost:
 
         Raises:
             ModelRefused, BundleError: the version itself is wrong, whatever the device.
-            PlacementError: no device took it; every reason is named.
+            PlacementError: no device took it; every reason is named. Of an only device its own error is raised, whatever
+                it is.
         """
         host = cls(name, supervision, open_host, on_change=on_change, limits=limits)
         try:
@@ -155,9 +156,10 @@ class SupervisedHost:
     def _raise_if_hopeless(self) -> None:
         if self._error is None:
             return
-        if isinstance(self._error, ModelRefused) or self.lost.done():
+        devices = self.supervision.devices
+        if isinstance(self._error, ModelRefused) or self.lost.done() or len(devices) == 1:
             raise self._error
-        reasons = {device: self.supervision.health[device].reason for device in self.supervision.devices}
+        reasons = {device: self.supervision.health[device].reason for device in devices}
         if all(reasons.values()):
             passed = [f"{device}: {reason}" for device, reason in reasons.items()]
             # A golden answer may be wrong on one device alone, so a version is wrong only when the last one says so.
