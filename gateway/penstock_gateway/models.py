@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from penstock_gateway.config import Config, ModelConfig, ModelRef, sources
+from penstock_models.devices.builds import Progress
 from penstock_models.items import Executor
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.scheduling.scheduler import Scheduler, Target
@@ -39,6 +40,8 @@ class Core(Protocol):
     def configure(self, models: Iterable[tuple[versions.ModelConfig, VersionOptions]]) -> None: ...
 
     def statuses(self) -> tuple[ModelStatus, ...]: ...
+
+    def builds(self, digest: str) -> Sequence[Progress]: ...
 
     def unready(self) -> list[str]: ...
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from penstock_gateway.config import ModelRef
 from penstock_gateway.connections import Watch
 from penstock_gateway.frames import Lane
 from penstock_gateway.health import Health
@@ -20,6 +19,7 @@ from penstock_gateway.refusals import Refusals
 from penstock_gateway.starts import StartRecord
 from penstock_gateway.wire import (
     MAX_STATS_STREAMS,
+    BuildStatus,
     GatewayStatus,
     LedgerView,
     ModelStatus,
@@ -29,6 +29,7 @@ from penstock_gateway.wire import (
     StatusPage,
     bounded,
 )
+from penstock_models.devices.builds import Progress
 from penstock_models.scheduling.runs import VersionRun, infeasible
 from penstock_models.versions import status as versions
 
@@ -73,12 +74,7 @@ class Views:
         """Why the gateway is degraded; empty when it is not."""
         journal = self._parts.journal
         found = [*self._troubles(), *self._parts.core.unready()]
-        runs = self._parts.core.runs
-        found += [
-            f"route {lane.route.index}: {why}"
-            for lane in self._parts.lanes
-            if (why := _infeasible(lane, runs))
-        ]
+        found += [f"route {route.index}: {route.infeasible}" for route in self._routes() if route.infeasible]
         if journal.broken is not None or journal.stuck:
             found.append(f"journal: {journal.broken or 'the disk is full'}")
         return found + self._parts.refusals.degraded + self._parts.health.degraded
@@ -123,9 +119,12 @@ class Views:
             ledger=self.ledger(),
             starts=tuple(start_view(record) for record in parts.journal.opened.starts),
             streams={key: LedgerView.of(counts) for key, counts in streams.items()},
-            models=tuple(view for model in parts.core.statuses() for view in _model_views(model)),
+            models=tuple(
+                _model_view(model.name, version, parts.core.builds(version.digest))
+                for model, version in self._versions()
+            ),
             problems=tuple(parts.core.problems()),
-            routes=tuple(_route_view(lane, parts.core.runs) for lane in parts.lanes),
+            routes=self._routes(),
             links=tuple(watch.view(link) for watch, link in parts.links.values()),
         )
 
@@ -137,6 +136,10 @@ class Views:
 
     def _watches(self) -> Iterator[tuple[str, Watch]]:
         return ((name, watch) for name, (watch, _) in self._parts.links.items())
+
+    def _routes(self) -> tuple[RouteStatus, ...]:
+        runs = self._parts.core.runs
+        return tuple(_route_view(lane, runs) for lane in self._parts.lanes)
 
     def _versions(self) -> Iterator[tuple[versions.ModelStatus, versions.VersionStatus]]:
         return ((model, version) for model in self._parts.core.statuses() for version in model.versions)
@@ -171,7 +174,7 @@ class Views:
                 ((str(lane.route.index),), lane.nbytes) for lane in parts.lanes
             ]),
             Gauge("penstock_queue_frames", "Frames that wait for a model.", ("model", "version"), lambda: [
-                ((model.info.name, str(model.info.version)), model.queue.waiting) for model in parts.core.runs
+                ((run.info.name, str(run.info.version)), run.queue.waiting) for run in parts.core.runs
             ]),
             Gauge("penstock_model_available", "1 while a version serves.", ("model", "version"), lambda: [
                 ((model.name, str(v.version)), float(v.state == "available")) for model, v in self._versions()
@@ -184,6 +187,10 @@ class Views:
             ]),
             Gauge("penstock_model_memory_returned", "Part of its memory that came back at the last unload.", ("version",), lambda: [
                 ((name,), fraction) for name, fraction in self._returned().items()
+            ]),
+            Gauge("penstock_engine_build_seconds", "For how long an engine is being built.", ("model", "version", "device"), lambda: [
+                ((model.name, str(v.version), build.device), build.elapsed_s)
+                for model, v in self._versions() for build in parts.core.builds(v.digest) if build.phase == "building"
             ]),
             Gauge("penstock_shadow", "Copies by how the shadow compared.", ("model", "version", "shadow", "verdict"), lambda: [
                 ((name, str(live), str(shadow), verdict), n)
@@ -216,24 +223,36 @@ def _closed(counts: Counts) -> LedgerView:
     return msgspec.structs.replace(LedgerView.of(counts), in_flight=0)
 
 
-def _model_views(model: versions.ModelStatus) -> Iterator[ModelStatus]:
-    for version in model.versions:
-        yield ModelStatus(
-            name=model.name,
-            version=version.version,
-            digest=version.digest,
-            state=version.state,
-            placement=version.placement,
-            labels=version.labels,
-            since=version.since,
-            load_ms=round(version.load_ms, 1),
-            resident_bytes=version.bytes,
-            reason=version.reason,
-            error=version.error,
-            attempts=version.attempts,
-            next_try=version.next_try,
-            note=version.note,
-        )
+def _model_view(name: str, version: versions.VersionStatus, builds: Sequence[Progress]) -> ModelStatus:
+    return ModelStatus(
+        name=name,
+        version=version.version,
+        digest=version.digest,
+        state=version.state,
+        placement=version.placement,
+        labels=version.labels,
+        since=version.since,
+        load_ms=round(version.load_ms, 1),
+        resident_bytes=version.bytes,
+        reason=version.reason,
+        error=version.error,
+        attempts=version.attempts,
+        next_try=version.next_try,
+        note=version.note,
+        builds=tuple(_build_view(build) for build in builds),
+    )
+
+
+def _build_view(build: Progress) -> BuildStatus:
+    return BuildStatus(
+        device=build.device,
+        phase=build.phase,
+        elapsed_s=round(build.elapsed_s, 1),
+        expected_s=build.expected_s,
+        made_bytes=build.made_bytes,
+        retry_s=round(build.retry_s, 1),
+        reason=build.reason or None,
+    )
 
 
 def _route_view(lane: Lane, runs: Sequence[VersionRun]) -> RouteStatus:
@@ -251,12 +270,13 @@ def _route_view(lane: Lane, runs: Sequence[VersionRun]) -> RouteStatus:
 
 
 def _infeasible(lane: Lane, runs: Sequence[VersionRun]) -> str:
-    """Why the route's deadline cannot be met, "" where it can; what serves nothing now is left out."""
-    found = [_serving(ref, runs) for ref in (lane.route.model, *lane.route.stages)]
-    return infeasible(lane.route.deadline_ms, [run for run in found if run is not None])
+    """Why the route's deadline cannot be met, "" where it can.
 
-
-def _serving(ref: ModelRef, runs: Sequence[VersionRun]) -> VersionRun | None:
-    """The version that a reference stands for by its number, else the newest; asking makes nothing load."""
-    named = [run for run in runs if run.info.name == ref.name and ref.version in (None, run.info.version)]
-    return max(named, key=lambda run: run.info.version, default=None)
+    A model is the version that is named by its number, else the newest: asking makes nothing load, and what serves
+    nothing now is left out.
+    """
+    found: list[VersionRun] = []
+    for ref in (lane.route.model, *lane.route.stages):
+        named = [run for run in runs if run.info.name == ref.name and ref.version in (None, run.info.version)]
+        found += sorted(named, key=lambda run: run.info.version)[-1:]
+    return infeasible(lane.route.deadline_ms, found)

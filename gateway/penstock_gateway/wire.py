@@ -178,6 +178,22 @@ class StartView(Struct, frozen=True, kw_only=True):
     unknown: int = 0
 
 
+class BuildStatus(Struct, frozen=True, kw_only=True):
+    """The engine of a version on a device that builds one for minutes; another device answers meanwhile.
+
+    `expected_s` is what the model's last build there took, null where none is known; `made_bytes` what engines in the making
+    take on the disk by now. `reason` says why the last build failed, `retry_s` in how long it is tried again.
+    """
+
+    device: str
+    phase: Annotated[str, _one_of("none", "building", "ready", "serving", "failed")]
+    elapsed_s: float = 0.0
+    expected_s: float | None = None
+    made_bytes: int = 0
+    retry_s: float = 0.0
+    reason: str | None = None
+
+
 class ModelStatus(Struct, frozen=True, kw_only=True):
     """A version of a model. `placement` is where it was proven to run, null where it is not loaded.
 
@@ -201,6 +217,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     attempts: int = 0
     next_try: int | None = None
     note: str | None = None
+    builds: tuple[BuildStatus, ...] = ()
 
 
 class RouteStatus(Struct, frozen=True, kw_only=True):

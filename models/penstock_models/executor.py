@@ -23,7 +23,7 @@ from penstock_models.errors import UsageError, told
 from penstock_models.hosts import CLOSE_S, GRACE_S, PROBE_S
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Item, Outcome, Refusal, ServableInfo
-from penstock_models.loading import LoadedVersion, LoadOptions, load_version
+from penstock_models.loading import LoadedVersion, load_version
 from penstock_models.servable import TIMED_OUT, Servable
 from penstock_models.workers import Job, Jobs, Worker
 
@@ -71,11 +71,11 @@ class ThreadExecutor:
     def degraded(self) -> tuple[str, ...]:
         """Why the executor is not whole, a line for each version whose runs hang; empty when all is well."""
         with self._lock:
-            stuck = [(digest, count) for digest, count in self._stuck.items() if count]
+            stuck = self._stuck.copy()
         return tuple(
-            f"{self._servables[digest].info.name}: {count} of at most {MAX_STUCK} threads hang in its runs"
-            for digest, count in stuck
-            if digest in self._servables
+            f"{servable.info.name}: {stuck[digest]} of at most {MAX_STUCK} threads hang in its runs"
+            for digest, servable in self._servables.items()
+            if stuck[digest]
         )
 
     async def load(
@@ -94,8 +94,8 @@ class ThreadExecutor:
             UsageError: this very bundle is loaded already, or the executor is closed.
         """
         self._require_open()
-        options = LoadOptions(tuple(devices), self._max_pixels, expected_digest, cache_bytes)
-        job = Job(partial(load_version, path, options, self._model_cache))
+        load = partial(load_version, max_pixels=self._max_pixels, model_cache=self._model_cache)
+        job = Job(partial(load, path, devices, expected_digest=expected_digest, cache_bytes=cache_bytes))
         self._loads.put(job)
         try:
             servable, grown = await asyncio.shield(job.done)
@@ -103,6 +103,9 @@ class ThreadExecutor:
             job.done.add_done_callback(self._discard)
             self._loop.call_later(GRACE_S, self._pass_over, job)
             raise
+        if self._closed:  # meanwhile
+            servable.close()
+        self._require_open()
         digest = servable.info.digest
         if digest in self._servables:
             await self._free(servable)
@@ -173,8 +176,8 @@ class ThreadExecutor:
         for servable in self._servables.values():
             servable.terminate()
         await self._settle(2 * GRACE_S)
-        if self._ends:
-            await asyncio.wait(self._ends)
+        if self._ends:  # they wait for a thread, which may not come back
+            await asyncio.wait(self._ends, timeout=CLOSE_S)
         for _ in self._workers:
             self._jobs.put(None)
         self._loads.put(None)
@@ -249,12 +252,7 @@ class ThreadExecutor:
         job.timer = self._loop.call_later(GRACE_S, self._give_up, job, worker, servable.info.digest, late)
 
     def _give_up(self, job: Job[T], worker: Worker, digest: str, late: T) -> None:
-        """A run that was ended did not come back."""
-        if self._abandon(worker, job, digest):
-            job.finish(late)
-
-    def _abandon(self, worker: Worker, job: Job[Any], digest: str) -> bool:
-        """Replace a thread that does not come back. If it ever does, it ends and is counted out."""
+        """A run that was ended did not come back: its thread is replaced. If it ever does, it ends and is counted out."""
 
         def came_back() -> None:
             with self._lock:
@@ -265,11 +263,11 @@ class ThreadExecutor:
             self._stuck[digest] += 1
         if not worker.abandon(job, came_back):
             came_back()
-            return False
+            return
         if not self._closed:
             self._workers.remove(worker)
             self._workers.append(self._worker())
-        return True
+        job.finish(late)
 
     def _worker(self) -> Worker:
         return Worker(self._jobs, "penstock-run")

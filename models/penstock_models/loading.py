@@ -5,10 +5,9 @@ Owns that whatever a bundle makes us raise is about that bundle; threads and tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import msgspec
 
 from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import BundleError, PenstockError, told
@@ -18,16 +17,6 @@ from penstock_models.servable import Servable
 from penstock_models.store import open_version
 
 
-class LoadOptions(msgspec.Struct, frozen=True, array_like=True):
-    """How a version is loaded. `expected_digest` is what the bundle's must be, "" for any; `cache_bytes` of answers are kept
-    for inputs that come again."""
-
-    devices: tuple[str, ...] = ()
-    max_pixels: int = MAX_PIXELS
-    expected_digest: str = ""
-    cache_bytes: int = 0
-
-
 class LoadedVersion(NamedTuple):
     """A servable, warm and with its golden answers right; by how many bytes this process grew meanwhile."""
 
@@ -35,10 +24,20 @@ class LoadedVersion(NamedTuple):
     grown: int
 
 
-def load_version(path: str, options: LoadOptions, model_cache: ModelCache | None = None) -> LoadedVersion:
+def load_version(
+    path: str,
+    devices: Sequence[str] = (),
+    *,
+    max_pixels: int = MAX_PIXELS,
+    expected_digest: str = "",
+    cache_bytes: int = 0,
+    model_cache: ModelCache | None = None,
+) -> LoadedVersion:
     """Load a bundle, or a folder with a bare model file.
 
     Args:
+        expected_digest: what the bundle's must be; "" for any.
+        cache_bytes: of answers to keep for inputs that come again; 0 for none.
         model_cache: where a runtime keeps what it made of the model, for the next time; None for nowhere.
 
     Raises:
@@ -47,16 +46,15 @@ def load_version(path: str, options: LoadOptions, model_cache: ModelCache | None
     before = own_resident_bytes()
     try:
         bundle = open_version(Path(path))
-        if options.expected_digest not in ("", bundle.digest):
-            wanted = options.expected_digest
+        if expected_digest not in ("", bundle.digest):
             raise BundleError(
-                f"{path}: has digest {bundle.digest}, expected {wanted}; it was replaced meanwhile"
+                f"{path}: has digest {bundle.digest}, expected {expected_digest}; it was replaced meanwhile"
             )
         servable = Servable.open_checked(
             bundle,
-            options.devices,
-            max_pixels=options.max_pixels,
-            cache_bytes=options.cache_bytes,
+            devices,
+            max_pixels=max_pixels,
+            cache_bytes=cache_bytes,
             model_cache=model_cache,
         )
     except PenstockError:

@@ -190,12 +190,10 @@ class Servable:
         self._session.close()
 
     def _run_batch(self, items: Sequence[Item], cache: AnswerCache | None) -> list[Outcome]:
-        if cache:
-            return self._run_each(items, [{}] * len(items), cache)[0]
-        whole = self._feeder.joined(items)
+        whole = None if cache else self._feeder.joined(items)
         if whole is not None:
             return self._run_fed([whole], [Source()] * len(items), None)[0]
-        return self._run_each(items, [{}] * len(items))[0]
+        return self._run_each(items, [{}] * len(items), cache)[0]
 
     def _run_stateful(self, items: Sequence[Item]) -> list[Outcome]:
         """In rounds of one item a stream, each from where the round before left its stream.

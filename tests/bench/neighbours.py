@@ -13,7 +13,7 @@ import psutil
 
 from penstock_models.images import MAX_PIXELS
 from penstock_models.isolation.process_host import ProcessHost
-from penstock_models.loading import LoadOptions, load_version
+from penstock_models.loading import load_version
 
 LOAD_TIMEOUT_S = 300.0
 SPAWN_S = 0.05
@@ -113,7 +113,7 @@ class InThread:
     async def _work(self) -> None:
         while self._on:
             began = time.monotonic()
-            version = await asyncio.to_thread(load_version, str(self._path), LoadOptions())
+            version = await asyncio.to_thread(load_version, str(self._path))
             await asyncio.to_thread(version.servable.close)
             self._longest_s = max(self._longest_s, time.monotonic() - began)
             self.count += 1

@@ -29,6 +29,7 @@ from penstock_gateway.journal import Entry, Journal
 from penstock_gateway.ledger import Counts, Fate
 from penstock_gateway.mqtt import Granted, LinkOptions, LinkState, Message, OnAcked, OnMessages, Publish
 from penstock_gateway.starts import Books, StartRecord, Totals, off_by
+from penstock_models.devices.builds import Progress
 from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.serving.executor import VersionOptions
@@ -229,6 +230,7 @@ class FakeCore:
         self.scheduler.runs.extend(self.runs)
         self.own = self.front.own
         self.configured: list[ModelConfig] = []
+        self.building: list[Progress] = []
 
     def target(self, reference: Reference) -> VersionRun:
         return self.runs[0]
@@ -244,6 +246,9 @@ class FakeCore:
             for run in self.runs
         ]
         return (ModelStatus(self.runs[0].info.name, tuple(views), {}),)
+
+    def builds(self, digest: str) -> list[Progress]:
+        return self.building
 
     def unready(self) -> list[str]:
         return []
@@ -287,10 +292,18 @@ def configure(folder: Path, *routes: str, threads: int = 1, more: str = "") -> C
 class Core:
     """A gateway that runs on simulators."""
 
-    def __init__(self, gateway: Gateway, journal: FakeJournal, executor: FakeExecutor, links: list[FakeLink]):
+    def __init__(
+        self,
+        gateway: Gateway,
+        journal: FakeJournal,
+        executor: FakeExecutor,
+        fake: FakeCore,
+        links: list[FakeLink],
+    ) -> None:
         self.gateway = gateway
         self.journal = journal
         self.executor = executor
+        self.fake = fake
         self.links = {link.options.client_id.rsplit("home-gw1-")[-1]: link for link in links}
         self.control, self.results = self.links["control"], self.links["results"]
         self._handles = 0
@@ -380,7 +393,7 @@ async def core(
     fake = FakeCore(executor, info or servable(), config.threads)
     gateway = Gateway(config, fake, cast(Journal, journal), broker, make_link)
     journal.events.gateway = gateway
-    made = Core(gateway, journal, executor, links)
+    made = Core(gateway, journal, executor, fake, links)
     stop = asyncio.Event()
     task = asyncio.create_task(gateway.run(stop))
     try:

@@ -119,7 +119,16 @@ def test_the_other_messages_are_valid() -> None:
         ledger=ledger,
         starts=(wire.StartView(start="r", began=1, ended=2, how="killed", ledger=ledger, unknown=1),),
         streams={"a/b": ledger},
-        models=(wire.ModelStatus(name="m", version=1, digest="sha256:0", state="available", placement="x"),),
+        models=(
+            wire.ModelStatus(
+                name="m",
+                version=1,
+                digest="sha256:0",
+                state="available",
+                placement="x",
+                builds=(wire.BuildStatus(device="x", phase="failed", retry_s=1.5, reason="y"),),
+            ),
+        ),
         routes=(wire.RouteStatus(index=0, topic="a/+", model="m", mode="every"),),
         links=(wire.LinkStatus(name="control", connected=True, since=1, protocol=5),),
     )

@@ -12,10 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from penstock_gateway import gateway
 from penstock_gateway.connections import every_name
 from penstock_gateway.ledger import FATES
-from penstock_gateway.wire import MAX_STATS_BYTES, MAX_STATS_STREAMS
+from penstock_gateway.wire import MAX_STATS_BYTES, MAX_STATS_STREAMS, BuildStatus
+from penstock_models.devices.builds import Progress
 from tests.conftest import ROOT
 from tests.fakes.executor import servable
-from tests.fakes.gateway_core import GRANTED, core, route, until
+from tests.fakes.gateway_core import GRANTED, Core, core, route, until
 
 CAM = "penstock/v1/home/dev/{device}/{stream}/frame"
 
@@ -109,6 +110,30 @@ async def test_the_page_shows_streams_models_routes_and_links(tmp_path: Path) ->
         one = gw.gateway._views.status("a/vib")
         assert one is not None and set(one.streams) == {"a/vib"}
         assert gw.gateway._views.status("no/such") is None
+
+
+async def test_an_engine_that_is_built_is_shown_until_it_serves(tmp_path: Path) -> None:
+    async with core(tmp_path, route()) as gw:
+        building = Progress("tensorrt", "building", 95.04, 570.0, 12_300)
+        failed = Progress("cuda", "failed", retry_s=29.96, reason="out of memory")
+        gw.fake.building = [building, failed]
+        page = gw.gateway._views.status(None)
+        assert page is not None and page.models[0].builds == (
+            BuildStatus(
+                device="tensorrt", phase="building", elapsed_s=95.0, expected_s=570.0, made_bytes=12_300
+            ),
+            BuildStatus(device="cuda", phase="failed", retry_s=30.0, reason="out of memory"),
+        )
+        assert series(gw, "penstock_engine_build_seconds") == {("tensorrt", "m", "1"): 95.04}
+        gw.fake.building = [Progress("tensorrt", "serving")]
+        assert series(gw, "penstock_engine_build_seconds") == {}
+
+
+def series(gw: Core, name: str) -> dict[tuple[str, ...], float]:
+    """Values of a gauge by those of its labels, whose names are in order of the alphabet."""
+    families = text_string_to_metric_families(gw.gateway._views.metrics().decode())
+    (family,) = (family for family in families if family.name == name)
+    return {tuple(sample.labels.values()): sample.value for sample in family.samples}
 
 
 async def test_stats_bring_the_streams_that_changed_most_and_the_others_later(tmp_path: Path) -> None:

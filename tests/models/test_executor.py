@@ -281,6 +281,47 @@ async def test_close_ends_what_runs_and_stops_the_threads(
     await until(lambda: not any(thread.is_alive() for thread in threads))
 
 
+async def test_close_waits_for_no_unload_that_stands_behind_hanging_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock_models.executor.CLOSE_S", 0.05)
+    monkeypatch.setattr("penstock_models.executor.GRACE_S", 0.02)
+    executor = ThreadExecutor(1)
+    info = await executor.load(written(bundle(scaler()), tmp_path))
+    stuck = Stuck(ServableInfo("hangs", 1, "sha256:stuck", "", "raw", 1, False, 0.0, 0))
+    servables: dict[str, Any] = executor._servables
+    servables["sha256:stuck"] = stuck
+    run = executor.run("sha256:stuck", [floats(1)], 60.0)
+    unload = asyncio.create_task(executor.unload(info.digest))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await executor.close()
+        assert not unload.done()
+        stuck.free.set()
+        await asyncio.gather(run, unload)
+
+
+async def test_close_while_a_version_loads_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, go_on, closed = ThreadExecutor(1), threading.Event(), threading.Event()
+    stuck = Stuck(ServableInfo("late", 1, "sha256:late", "", "raw", 1, False, 0.0, 0))
+    monkeypatch.setattr(stuck, "close", closed.set)
+
+    def loaded(*_: object, **__: object) -> tuple[Stuck, int]:
+        go_on.wait(20)
+        return stuck, 0
+
+    monkeypatch.setattr("penstock_models.executor.load_version", loaded)
+    load = asyncio.create_task(executor.load(str(tmp_path)))
+    await asyncio.sleep(0)
+    await executor.close()
+    go_on.set()
+    with pytest.raises(UsageError, match="closed"):
+        await load
+    assert closed.is_set() and not executor._servables
+
+
 async def test_unloaded_version_runs_no_more_and_may_be_loaded_again(
     executor: ThreadExecutor, tmp_path: Path
 ) -> None:

@@ -15,18 +15,22 @@ import msgspec
 import pytest
 from onnx import helper
 
-from penstock_models.bundle import write_bundle
+from penstock_models.bundle import open_bundle, write_bundle
+from penstock_models.devices.builds import TIMES, Progress
 from penstock_models.errors import BundleError, UsageError
+from penstock_models.isolation.thread_host import ThreadHost
 from penstock_models.items import Answer, Outcome, Refusal
 from penstock_models.scheduling.request import Flow, Request, Share
 from penstock_models.scheduling.runs import VersionRun
 from penstock_models.scheduling.scheduler import Fate
 from penstock_models.serving.core import ServingCore, Settings
-from penstock_models.serving.executor import VersionOptions
+from penstock_models.serving.executor import Load, ServingExecutor, VersionOptions
 from penstock_models.store import Reference, parse_reference
 from penstock_models.versions import model as model_rules
 from penstock_models.versions import residency
 from penstock_models.versions.config import ModelConfig
+from penstock_models.versions.status import VersionStatus
+from tests.fakes import slow_builder
 from tests.models.hosted import children
 from tests.models.loaded import bundle, floats, output
 from tests.models.onnx_files import model, tensor, weight
@@ -110,15 +114,29 @@ class Site:
             while not condition():  # noqa: ASYNC110  # what is waited for is another process
                 await asyncio.sleep(0.01)
 
+    def configure(self, config: ModelConfig, options: VersionOptions) -> None:
+        self.core.configure([(config, options)])
+
     def state(self, version: int, name: str = "m") -> str:
-        found = [
-            v.state
-            for m in self.core.manager.snapshot()
-            if m.name == name
-            for v in m.versions
-            if v.version == version
-        ]
-        return found[0] if found else "gone"
+        found = self.status(version, name)
+        return found.state if found else "gone"
+
+    def status(self, version: int, name: str = "m") -> VersionStatus | None:
+        models = (model for model in self.core.statuses() if model.name == name)
+        return next((v for model in models for v in model.versions if v.version == version), None)
+
+    def builds(self, version: int) -> Progress:
+        """How far the one engine of a version is."""
+        status = self.status(version)
+        assert status is not None
+        found = self.core.builds(status.digest)
+        return found[0] if found else Progress("", "none")
+
+    def phases(self) -> list[str]:
+        return [self.builds(version).phase for version in (1, 2)]
+
+    def placements(self) -> list[str]:
+        return [run.info.placement for run in sorted(self.core.runs, key=lambda run: run.info.version)]
 
 
 @asynccontextmanager
@@ -218,6 +236,89 @@ async def test_a_shadow_is_compared_and_answers_nobody(tmp_path: Path, store: Pa
             assert await site.ask("m", f"s{n}") == (1, 1.0)
         await site.until(lambda: site.core.front.shadows.counts.get(("m", 1, 2), Counter())["differed"] == 5)
         assert site.client.versions == {1: 5}
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes find a TensorRT that builds until it is told to go on."""
+    monkeypatch.setenv("PYTHONPATH", slow_builder.python_path())
+    monkeypatch.setattr("penstock_models.devices.builds.LOOK_S", 0.02)
+
+
+@pytest.mark.usefixtures("tensorrt")
+async def test_an_engine_is_built_once_while_the_cpu_answers(tmp_path: Path, store: Path) -> None:
+    """Two versions of one model file want the same engine: one builds it, and nobody waits for it."""
+    engines = tmp_path / "state" / "engines"
+    put(store, 2, 1.0)
+    options = VersionOptions(devices=("tensorrt", "cpu"))
+    async with serving(tmp_path, ModelConfig("m", named=(1, 2)), options=options) as site:
+        await site.until(lambda: site.state(1) == site.state(2) == "available")
+        await site.until(lambda: sorted(site.phases()) == ["building", "failed"])
+        builder = site.phases().index("building") + 1
+        await site.until(lambda: site.builds(builder).made_bytes > 2000)
+        building, other = site.builds(builder), site.builds(3 - builder)
+        assert (building.device, building.expected_s) == ("tensorrt", None) and building.elapsed_s > 0
+        assert "made for this model elsewhere" in other.reason and other.retry_s > 0
+        assert await site.ask("m:1") == (1, 1.0) and await site.ask("m:2") == (2, 1.0)
+        assert site.placements() == ["onnxruntime:cpu"] * 2
+        assert any("tensorrt: its engine is being built" in line for line in site.core.executor.degraded)
+        (began,) = slow_builder.builds(engines)
+        slow_builder.go_on(engines)
+        await site.until(lambda: site.builds(builder).phase == "serving")
+        assert site.placements()[builder - 1] == "onnxruntime:tensorrt"
+        assert await site.ask(f"m:{builder}") == (builder, 1.0)
+        assert set(site.client.ended) == {"ok"}
+    assert slow_builder.builds(engines) == [began, began.replace("began", "ended")]
+    assert b"m on tensorrt" in (engines / TIMES).read_bytes()
+
+
+@pytest.mark.usefixtures("tensorrt")
+async def test_an_engine_that_nothing_stands_in_for_is_seen_while_it_is_built(
+    tmp_path: Path, store: Path
+) -> None:
+    """The version loads for as long as the build takes; withdrawn meanwhile, the build ends with it."""
+    engines = tmp_path / "state" / "engines"
+    async with serving(tmp_path, ModelConfig("m")) as site:
+        put(store, 2, 2.0)
+        site.configure(ModelConfig("m"), VersionOptions(devices=("tensorrt",)))
+        await site.until(lambda: site.state(2) == "loading" and site.builds(2).made_bytes > 2000)
+        assert await site.ask("m") == (1, 1.0)
+    assert [line.split()[0] for line in slow_builder.builds(engines)] == ["began"]
+
+
+async def test_a_second_host_of_a_version_does_not_meet_the_first_on_its_threads(tmp_path: Path) -> None:
+    """A preferred device may be well again before anything is served."""
+    bundle = put(tmp_path, 1, 1.0)
+    wanted = Load("m", bundle, open_bundle(bundle).digest)
+    executor = ServingExecutor(1, max_pixels=10**6, model_cache=tmp_path / "engines")
+    try:
+        info = await executor.load(wanted)
+        assert executor._hosts[info.digest]._hosts["serving"].__class__ is ThreadHost
+        second = await executor._open(wanted, "cpu")
+        assert await second.probe() and await executor.probe(info.digest)
+        await second.close()
+    finally:
+        await executor.close()
+
+
+async def test_a_failed_load_is_forgotten(tmp_path: Path) -> None:
+    bundle = put(tmp_path, 1, 1.0)
+    executor = ServingExecutor(1, max_pixels=10**6, model_cache=tmp_path / "engines")
+    wanted = Load("m", bundle, "sha256:other", VersionOptions(devices=("tensorrt", "cpu")))
+    try:
+        for _ in range(2):
+            with pytest.raises(BundleError, match="expected sha256:other"):
+                await executor.load(wanted)
+            assert executor.builds("sha256:other") == [] and executor.degraded == ()
+        first = asyncio.create_task(executor.load(wanted))
+        await asyncio.sleep(0)
+        with pytest.raises(UsageError, match="is loaded already"):
+            await executor.load(wanted)
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled() and executor.builds("sha256:other") == []
+    finally:
+        await executor.close()
 
 
 async def test_more_models_than_memory_are_loaded_when_asked_for(

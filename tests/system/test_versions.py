@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import slow_builder
 from tests.fakes.gateway_site import Site, device_route, site
 from tests.models.test_serving import put
 
@@ -98,6 +99,31 @@ def test_a_process_that_dies_is_replaced_and_the_gateway_stays(own: Path, tmp_pa
         os.kill(child, signal.SIGSEGV)
         wait(home, lambda: children(pid) not in ([], [child]), "no process took its place")
         assert asked(home)["status"] == "ok" and home.gateway.pid == pid
+
+
+def test_an_engine_is_built_behind_the_cpu_and_the_page_says_how_far(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", slow_builder.python_path())
+    engines = tmp_path / "state" / "engines"
+    model = '[[model]]\nname = "m"\ndevices = ["tensorrt", "cpu"]\n'
+    with site(tmp_path, own, device_route("m", "door", kind="data"), more=model) as home:
+        wait(home, lambda: build(home)["made_bytes"] > 0, "shows no build")
+        assert build(home)["phase"] == "building" and build(home)["elapsed_s"] > 0
+        page = home.gateway.get("/metrics")[1].decode()
+        assert 'penstock_engine_build_seconds{device="tensorrt",model="m",version="1"} ' in page
+        assert asked(home)["placement"] == "onnxruntime:cpu" and home.gateway.status()["state"] == "degraded"
+        slow_builder.go_on(engines)
+        wait(home, lambda: build(home)["phase"] == "serving", "has not switched to the engine")
+        assert asked(home)["placement"] == "onnxruntime:tensorrt"
+        assert home.gateway.status()["state"] == "online"
+    assert [line.split()[0] for line in slow_builder.builds(engines)] == ["began", "ended"]
+
+
+def build(home: Site) -> dict[str, Any]:
+    (found,) = versions(home)[1]["builds"]
+    shown: dict[str, Any] = found
+    return shown
 
 
 def children(pid: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 A build is the opening of a host on a slow device, so `supervision` owns its life (in the background, another device
 serves meanwhile, switched to when it is ready, tried again with growing pauses) and the cache its files (never made twice
-at once, also by several processes). Here it gets its words and its clock.
+at once, also by several processes). Here it is watched and timed.
 
     none ──▶ building ──▶ ready ──▶ serving        ready: open and golden, about to serve
                 │                     │
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +29,7 @@ Phase = Literal["none", "building", "ready", "serving", "failed"]
 
 TIMES = "build-times.json"
 MAX_TIMES = 256
+LOOK_S = 1.0  # between two looks at a build's files
 KEPT = 3  # an open so many times quicker than the last found its engine in the cache, and is no measure of a build
 MAX_TIMES_BYTES = 1024**2
 
@@ -47,16 +47,6 @@ class Progress(msgspec.Struct, frozen=True):
     made_bytes: int = 0
     retry_s: float = 0.0
     reason: str = ""
-
-    @property
-    def line(self) -> str:
-        """For a status page: `tensorrt: building for 95 s of about 570 s, 12.3 MB`."""
-        if self.phase == "failed":
-            return f"{self.device}: failed, tried again in {self.retry_s:.0f} s: {self.reason}"
-        if self.phase != "building":
-            return f"{self.device}: {self.phase}"
-        about = "" if self.expected_s is None else f" of about {self.expected_s:.0f} s"
-        return f"{self.device}: building for {self.elapsed_s:.0f} s{about}, {self.made_bytes / 1e6:.1f} MB"
 
 
 def progress(
@@ -78,42 +68,57 @@ def progress(
 
 
 class Builds:
-    """Opens hosts, and remembers what a build took. `open` is a `SupervisedHost`'s port."""
+    """Opens the hosts of one version, and watches the builds among them. `open` is a `SupervisedHost`'s port."""
 
-    def __init__(self, name: str, slow: Collection[str], cache: ModelCache, open_host: OpenHost) -> None:
+    def __init__(self, name: str, supervision: Supervision, cache: ModelCache, open_host: OpenHost) -> None:
         """Nothing is opened yet.
 
         Args:
             name: the model's; its versions are expected to take as long as each other.
-            slow: the devices where opening a host builds an engine.
+            supervision: knows the slow devices, and asks for what is opened.
             cache: whose folder is watched while it grows, and keeps the times.
         """
         self._name = name
-        self._slow = frozenset(slow)
+        self._supervision = supervision
         self._cache = cache
         self._open_host = open_host
         self._times = BuildTimes(cache.folder / TIMES)
+        self._expected: dict[str, float | None] = {}
+        self._made_bytes = 0
 
-    async def open(self, devices: Sequence[str], reason: str) -> Host:
-        """Open a host; of a slow device, note how long it took."""
+    async def open(self, device: str) -> Host:
+        """Open a host; watch a slow device meanwhile, and note how long it took."""
+        if not self._supervision.slow(device):
+            return await self._open_host(device)
+        watch = asyncio.create_task(self._watch(device), name=f"watch {self._name} being built")
         began = time.monotonic()
-        host = await self._open_host(devices, reason)
-        if self._slow.intersection(devices):
-            try:
-                await asyncio.to_thread(self._note, self._key(devices[0]), time.monotonic() - began)
-            except asyncio.CancelledError:
-                await host.close()
-                raise
+        try:
+            host = await self._open_host(device)
+        finally:
+            watch.cancel()
+        try:
+            await asyncio.to_thread(self._note, self._key(device), time.monotonic() - began)
+        except asyncio.CancelledError:
+            await host.close()
+            raise
         return host
 
-    def progress(self, supervision: Supervision) -> list[Progress]:
-        """Of every slow device, in the order of preference."""
-        now, made = time.monotonic(), self._cache.size(making=True)
+    def progress(self) -> list[Progress]:
+        """Of every slow device, in the order of preference, as of the last look at the disk."""
+        machine, now = self._supervision, time.monotonic()
         return [
-            progress(supervision, device, now, expected_s=self._times.get(self._key(device)), made_bytes=made)
-            for device in supervision.devices
-            if device in self._slow
+            progress(machine, device, now, expected_s=self._expected.get(device), made_bytes=self._made_bytes)
+            for device in machine.devices
+            if machine.slow(device)
         ]
+
+    async def _watch(self, device: str) -> None:
+        """Look at the disk beside the event loop, until cancelled."""
+        self._made_bytes = 0
+        self._expected[device] = await asyncio.to_thread(self._times.get, self._key(device))
+        while True:
+            self._made_bytes = await asyncio.to_thread(self._cache.making_bytes)
+            await asyncio.sleep(LOOK_S)
 
     def _note(self, key: str, seconds: float) -> None:
         known = self._times.get(key)

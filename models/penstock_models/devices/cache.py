@@ -147,10 +147,9 @@ class ModelCache:
         """Forget an entry, whatever state it is in."""
         shutil.rmtree(self.folder / key.name, ignore_errors=True)
 
-    def size(self, *, making: bool | None = None) -> int:
-        """Bytes of all entries (`making=False`), of those in the making (True), or of both."""
-        kinds = (False, True) if making is None else (making,)
-        return sum(_size(place) for hidden in kinds for place in self._places(hidden=hidden))
+    def making_bytes(self) -> int:
+        """What entries in the making take by now, also those of other processes."""
+        return sum(_size(place) for place in self._places(hidden=True))
 
     def _trim(self, keep: Path) -> None:
         """Drop what killed makers left, then what was not used for longest until the limit holds; never the newest."""

@@ -20,9 +20,8 @@ from penstock_models.errors import BundleError, ModelRefused, PlacementError, on
 from penstock_models.hosts import Host
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
 
-OpenHost = Callable[[Sequence[str], str], Awaitable[Host]]
-"""Opens a host on one of these devices, warm and golden; the text says why. Raises as loading does; when it is cancelled
-it leaves nothing behind."""
+OpenHost = Callable[[str], Awaitable[Host]]
+"""Opens a host on that device, warm and golden. Raises as loading does; when it is cancelled it leaves nothing behind."""
 
 MODEL_FAULTS = frozenset({"model_error", "model_output", "model_timeout"})
 
@@ -31,9 +30,9 @@ class Limits(msgspec.Struct, frozen=True):
     """Seconds that a host may take: to open, to open where an engine is built, and for a golden sample, which may have to
     wait behind the batches in line."""
 
-    open_s: float = 120.0
-    build_s: float = 3600.0
-    probe_s: float = 15.0
+    open_s: float
+    build_s: float
+    probe_s: float
 
 
 class SupervisedHost:
@@ -45,8 +44,8 @@ class SupervisedHost:
         supervision: Supervision,
         open_host: OpenHost,
         *,
-        on_change: Callable[[], None] = lambda: None,
-        limits: Limits | None = None,
+        on_change: Callable[[], None],
+        limits: Limits,
     ) -> None:
         """`open` is the usual way in.
 
@@ -59,7 +58,7 @@ class SupervisedHost:
         self._name = name
         self._open_host = open_host
         self._on_change = on_change
-        self._limits = limits or Limits()
+        self._limits = limits
         self._hosts: dict[Slot, Host] = {}
         self._info: ServableInfo | None = None
         self._error: Exception | None = None
@@ -76,13 +75,14 @@ class SupervisedHost:
         open_host: OpenHost,
         *,
         on_change: Callable[[], None] = lambda: None,
-        limits: Limits | None = None,
+        limits: Limits,
     ) -> SupervisedHost:
         """Open the first host: the best device that takes the version, or the best quick one while an engine is built.
 
         Raises:
             ModelRefused, BundleError: the version itself is wrong, whatever the device.
-            PlacementError: no device took it; every reason is named.
+            PlacementError: no device took it; every reason is named. Of an only device its own error is raised, whatever
+                it is.
         """
         host = cls(name, supervision, open_host, on_change=on_change, limits=limits)
         try:
@@ -156,9 +156,10 @@ class SupervisedHost:
     def _raise_if_hopeless(self) -> None:
         if self._error is None:
             return
-        if isinstance(self._error, ModelRefused) or self.lost.done():
+        devices = self.supervision.devices
+        if isinstance(self._error, ModelRefused) or self.lost.done() or len(devices) == 1:
             raise self._error
-        reasons = {device: self.supervision.health[device].reason for device in self.supervision.devices}
+        reasons = {device: self.supervision.health[device].reason for device in devices}
         if all(reasons.values()):
             passed = [f"{device}: {reason}" for device, reason in reasons.items()]
             # A golden answer may be wrong on one device alone, so a version is wrong only when the last one says so.
@@ -189,10 +190,8 @@ class SupervisedHost:
 
     def _act(self, action: Action) -> None:
         match action:
-            case Open(slot, device, reason):
-                self._group.create_task(
-                    self._open(slot, device, reason), name=f"open {self._name} on {device}"
-                )
+            case Open(slot, device):
+                self._group.create_task(self._open(slot, device), name=f"open {self._name} on {device}")
             case Probe(slot):
                 self._group.create_task(self._probe(slot, self._hosts[slot]), name=f"probe {self._name}")
             case Switch(slot):
@@ -203,11 +202,11 @@ class SupervisedHost:
                 self._close(slot)
         self._on_change()
 
-    async def _open(self, slot: Slot, device: str, reason: str) -> None:
+    async def _open(self, slot: Slot, device: str) -> None:
         limit_s = self._limits.build_s if self.supervision.slow(device) else self._limits.open_s
         try:
             async with asyncio.timeout(limit_s):
-                host = self._hosts[slot] = await self._open_host((device,), reason)
+                host = self._hosts[slot] = await self._open_host(device)
         except TimeoutError:
             self._failed(slot, TimeoutError(f"was not open within {limit_s:g} s"))
         except Exception as error:  # whatever opening raises is a reason not to run there
@@ -286,11 +285,8 @@ def how_it_went(outcomes: Sequence[Outcome]) -> Ran | None:
     """What a batch says about its device; None where nothing, as of items that were refused for their own sake."""
     if any(isinstance(outcome, Answer) for outcome in outcomes):
         return "good"
-    reasons = {outcome.reason if outcome.bucket == "failed" else "" for outcome in _refusals(outcomes)}
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+    reasons = {refusal.reason if refusal.bucket == "failed" else "" for refusal in refusals}
     if not reasons or not reasons <= MODEL_FAULTS:
         return None
     return "hang" if "model_timeout" in reasons else "error"
-
-
-def _refusals(outcomes: Sequence[Outcome]) -> list[Refusal]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Refusal)]

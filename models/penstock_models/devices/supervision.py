@@ -34,7 +34,6 @@ class Open(msgspec.Struct, frozen=True):
 
     slot: Slot
     device: str
-    reason: str
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -169,11 +168,11 @@ class Supervision:
         actions += self._switches(now)
         if self.serving is None and self._rebuild is None and (device := self._next(now)) is not None:
             self._rebuild = Attempt(device, 1, now)
-            actions.append(Open("rebuild", device, self._why()))
+            actions.append(Open("rebuild", device))
         if (better := self._better(now)) is not None:
             failures = self.health[better].failures
             self._candidate = Attempt(better, self._rules.good_probes if failures else 1, now)
-            actions.append(Open("candidate", better, "to return to it" if failures else "it is preferred"))
+            actions.append(Open("candidate", better))
         elif self._candidate is not None and self._probe_due(self._candidate, now):
             self._candidate.probing = True
             actions.append(Probe("candidate"))

@@ -1,7 +1,7 @@
 """One end of the socket between a host and its process: bounded messages, each with at most one file descriptor.
 
 A SOCK_SEQPACKET pair keeps the bounds of messages, so there is no framing. Never waits: the events are the loop's. What
-the messages mean is `wire`'s business.
+the messages mean is `line`'s business.
 """
 
 from __future__ import annotations

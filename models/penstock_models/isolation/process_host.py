@@ -72,7 +72,7 @@ class ProcessHost:
         """Load a version in a fresh process, behind everybody else, and serve it. A cancelled one leaves nothing.
 
         Args:
-            path, devices: as `Executor.load` takes them.
+            path, devices: as `ThreadExecutor.load` takes them.
             threads: how many batches it runs at once.
             max_pixels: pictures beyond it are `rejected: pixels`.
             load_timeout_s: from the start of the process to the golden answers.

@@ -7,12 +7,13 @@ says what becomes of an answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from penstock_models.devices.builds import Progress
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.items import ServableInfo
 from penstock_models.scheduling.runs import VersionRun
@@ -87,6 +88,10 @@ class ServingCore:
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every version of every model, as it is."""
         return self.manager.snapshot()
+
+    def builds(self, digest: str) -> Sequence[Progress]:
+        """The engines of a version that are built for minutes, and how far they are."""
+        return self.executor.builds(digest)
 
     def unready(self) -> list[str]:
         """Models of which nothing serves, a line each with the reason."""

@@ -19,7 +19,7 @@ import msgspec
 
 from penstock_models.devices.builds import Builds, Progress
 from penstock_models.devices.cache import ModelCache
-from penstock_models.devices.supervised import OpenHost, SupervisedHost
+from penstock_models.devices.supervised import Limits, SupervisedHost
 from penstock_models.devices.supervision import Supervision
 from penstock_models.errors import UsageError
 from penstock_models.executor import ThreadExecutor
@@ -36,12 +36,14 @@ IN_THREADS = frozenset(("cpu", "xnnpack"))
 BUILDS = frozenset(("tensorrt",))
 """Devices where opening a session builds an engine for minutes."""
 
-LOAD_S = 240.0
+LOAD_S = 120.0
 BUILD_S = 3600.0
+LIMITS = Limits(open_s=LOAD_S, build_s=BUILD_S, probe_s=15.0)
 
 LEAK = 2.0
 BASE_BYTES = 256 * 1024**2
-"""A process may take its base and so many times what its version was measured to take, then it leaks."""
+"""A process may take its base and so many times what its version was measured to take, then it leaks. Where an engine is
+built nothing was measured."""
 
 
 class VersionOptions(msgspec.Struct, frozen=True):
@@ -56,6 +58,12 @@ class VersionOptions(msgspec.Struct, frozen=True):
         if self.isolation is None:
             return not IN_THREADS.issuperset(self.devices)
         return self.isolation == "process"
+
+    @property
+    def trial_devices(self) -> tuple[str, ...]:
+        """Where a version is tried before it is loaded: not where that would build its engine, within a trial's limits."""
+        quick = tuple(device for device in self.devices if device not in BUILDS)
+        return quick if quick or not self.devices else ("cpu",)
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -79,15 +87,15 @@ class ServingExecutor:
         threads: int,
         *,
         max_pixels: int,
-        model_cache: Path | None = None,
+        model_cache: Path,
         on_change: Callable[[ServableInfo, bool], None] = lambda info, available: None,
     ) -> None:
         """Start the threads.
 
         Args:
             threads: batches at a time, of each version and of all.
-            model_cache: folder where accelerators keep what they made of a model; None for nowhere. On the CPU finding
-                it costs about what it saves.
+            model_cache: folder where accelerators keep what they made of a model. On the CPU finding it costs about what
+                it saves.
             on_change: hears of a version that runs elsewhere now, or nowhere for a while.
         """
         self.serving = False
@@ -111,20 +119,20 @@ class ServingExecutor:
             BundleError, PlacementError, HostError: with a reason that names the file and what to do.
             UsageError: it is loaded already.
         """
-        if wanted.digest in self._hosts:
-            raise UsageError(f"{wanted.name}: {wanted.digest[:19]}… is loaded already")
-        devices = wanted.options.devices or ("cpu",)
-        slow = BUILDS.intersection(devices)
-        opener: OpenHost = partial(self._open, wanted)
-        if slow and self._model_cache is not None:
-            builds = Builds(wanted.name, slow, ModelCache(self._model_cache), opener)
-            self._builds[wanted.digest] = builds
-            opener = builds.open
-        supervision = Supervision(devices, seed=wanted.digest, slow=slow)
-        host = await SupervisedHost.open(
-            wanted.name, supervision, opener, on_change=partial(self._changed, wanted.digest)
-        )
-        self._hosts[wanted.digest] = host
+        name, digest = wanted.name, wanted.digest
+        if digest in self._builds:
+            raise UsageError(f"{name}: {digest[:19]}… is loaded already")
+        supervision = Supervision(wanted.options.devices, seed=digest, slow=BUILDS)
+        builds = Builds(name, supervision, ModelCache(self._model_cache), partial(self._open, wanted))
+        self._builds[digest] = builds
+        try:
+            host = await SupervisedHost.open(
+                name, supervision, builds.open, on_change=partial(self._changed, digest), limits=LIMITS
+            )
+        except BaseException:
+            del self._builds[digest]
+            raise
+        self._hosts[digest] = host
         return host.info
 
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> Future[list[Outcome]]:
@@ -144,9 +152,9 @@ class ServingExecutor:
 
     async def unload(self, digest: str) -> None:
         """Let the runs of a version end within a bound, then free it. Of a version that is not loaded: nothing."""
-        self._builds.pop(digest, None)
         host = self._hosts.pop(digest, None)
         if host is not None:
+            del self._builds[digest]
             await host.close()
 
     def resident_bytes(self, digest: str) -> int:
@@ -155,37 +163,36 @@ class ServingExecutor:
         return host.resident_bytes if host is not None else 0
 
     def builds(self, digest: str) -> list[Progress]:
-        """The engines of a version that are built for minutes, and how far they are."""
-        host, builds = self._hosts.get(digest), self._builds.get(digest)
-        return builds.progress(host.supervision) if host is not None and builds is not None else []
+        """The engines of a version that are built for minutes, and how far they are; also while it is being loaded."""
+        builds = self._builds.get(digest)
+        return builds.progress() if builds is not None else []
 
     async def close(self) -> None:
         """Let running batches end within a bound, then free everything."""
-        hosts = list(self._hosts.values())
-        self._hosts.clear()
-        await asyncio.gather(*(host.close() for host in hosts))
+        await asyncio.gather(*(self.unload(digest) for digest in [*self._hosts]))
         await self._threads.close()
 
-    async def _open(self, wanted: Load, devices: Sequence[str], reason: str) -> Host:
-        if not self.serving and not wanted.options.isolated:
+    async def _open(self, wanted: Load, device: str) -> Host:
+        # The threads hold a version once: another host beside the one that serves has a process.
+        if not (self.serving or wanted.options.isolated or wanted.digest in self._hosts):
             return await ThreadHost.open(
                 self._threads,
                 str(wanted.path),
-                devices,
+                (device,),
                 expected_digest=wanted.digest,
                 cache_bytes=wanted.options.cache_bytes,
             )
-        limit = BASE_BYTES + int(LEAK * wanted.peak_bytes) if wanted.peak_bytes else 0
+        measured = wanted.peak_bytes if device not in BUILDS else 0
         return await ProcessHost.open(
             str(wanted.path),
-            devices,
+            (device,),
             threads=self._threads.threads,
             max_pixels=self._max_pixels,
-            load_timeout_s=BUILD_S if BUILDS.intersection(devices) else LOAD_S,
+            load_timeout_s=BUILD_S if device in BUILDS else LOAD_S,
             expected_digest=wanted.digest,
             cache_bytes=wanted.options.cache_bytes,
-            model_cache=str(self._model_cache or "") if not IN_THREADS.issuperset(devices) else "",
-            limit_bytes=limit,
+            model_cache=str(self._model_cache) if device not in IN_THREADS else "",
+            limit_bytes=BASE_BYTES + int(LEAK * measured) if measured else 0,
         )
 
     def _changed(self, digest: str) -> None:

@@ -42,11 +42,12 @@ class Loader:
         Raises:
             ModelRefused, BundleError, PlacementError: the verdict.
         """
-        verdict = await self._verdicts.vet(staged.path, self._options(staged.name).devices)
+        options = self._options(staged.name)
+        verdict = await self._verdicts.vet(staged.path, options.trial_devices)
         verdict.require()
         if verdict.digest != staged.digest:
             raise BundleError(f"{staged.path}: has digest {verdict.digest}, expected {staged.digest}")
-        apart = self._executor.serving or self._options(staged.name).isolated
+        apart = self._executor.serving or options.isolated
         base = verdict.base_bytes if apart else 0
         need = Need(base + int(SPARE * verdict.resident_bytes), base + int(SPARE * verdict.peak_bytes))
         self._needs[staged.digest] = need

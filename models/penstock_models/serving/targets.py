@@ -67,7 +67,7 @@ class Targets:
     """All references, and the versions behind them. The manager's `Traffic`."""
 
     def __init__(
-        self, scheduler: Scheduler, models: Callable[[], Models], on_news: Callable[[], None] = lambda: None
+        self, scheduler: Scheduler, models: Callable[[], Models], on_news: Callable[[], None]
     ) -> None:
         """
         Args:

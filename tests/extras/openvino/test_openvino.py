@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,14 @@ from penstock_models.runtimes import open_session
 from penstock_models.runtimes.ort import OrtSession, _require_assignment, cache_key
 from penstock_models.runtimes.placement import NotProven
 from penstock_models.servable import Servable
+from penstock_models.serving.executor import VersionOptions
+from penstock_models.versions.config import ModelConfig
 from tests.conftest import ROOT
 from tests.models.hosted import pid_of
 from tests.models.loaded import bundle, fates, floats, looper, output, picker, scaler
 from tests.models.onnx_files import autoencoder, classifier, model, tensor
+from tests.models.test_devices_cache import size
+from tests.models.test_serving import put, serving
 
 PREFERRED = ("openvino", "cpu")
 PLUGIN = "libopenvino_intel_cpu_plugin.so"
@@ -199,9 +203,9 @@ class Opened:
             model_cache=str(cache or ""),
         )
 
-    async def open(self, devices: Sequence[str], reason: str) -> Host:
+    async def open(self, device: str) -> Host:
         try:
-            self.hosts.append(await self._open(devices))
+            self.hosts.append(await self._open((device,)))
         except PlacementError as error:
             self.failed.append(str(error))
             raise
@@ -304,24 +308,45 @@ async def test_engine_is_built_behind_the_cpu(realdata: Path, tmp_path: Path) ->
     cache = ModelCache(tmp_path / "cache")
     for start in range(2):
         opened = Opened(path, cache=cache.folder)
-        builds = Builds("person", ["openvino"], cache, opened.open)
         machine = Supervision(PREFERRED, QUICK, slow=["openvino"])
+        builds = Builds("person", machine, cache, opened.open)
         host = await SupervisedHost.open("person", machine, builds.open, limits=LIMITS)
         try:
             assert host.info.placement == "onnxruntime:cpu"
-            await reached("building", builds, machine)
-            told = builds.progress(machine)[0]
-            assert (told.expected_s is not None) == (start == 1), "the second knows how long the first took"
+            await reached("building", builds)
+            if start == 1:
+                await knows_how_long_the_last_took(builds)
+            told = builds.progress()[0]
+            assert told.phase == "building" and (told.expected_s is not None) == (start == 1)
             assert await host.probe() and "openvino: its engine is being built" in host.degraded
-            await reached("serving", builds, machine)
+            await reached("serving", builds)
             assert host.info.placement == "onnxruntime:openvino" and await host.probe()
         finally:
             await host.close()
         assert [one.info.placement for one in opened.hosts] == ["onnxruntime:cpu", "onnxruntime:openvino"]
 
 
-async def reached(phase: str, builds: Builds, machine: Supervision) -> None:
-    await until(lambda: builds.progress(machine)[0].phase == phase)
+async def reached(phase: str, builds: Builds) -> None:
+    await until(lambda: builds.progress()[0].phase == phase)
+
+
+async def knows_how_long_the_last_took(builds: Builds) -> None:
+    await until(lambda: builds.progress()[0].expected_s is not None)
+
+
+async def test_the_serving_core_answers_on_the_cpu_until_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock_models.serving.executor.BUILDS", frozenset({"openvino"}))
+    store = tmp_path / "store"
+    put(store, 1, 2.0)
+    async with serving(tmp_path, ModelConfig("m"), options=VersionOptions(devices=PREFERRED)) as site:
+        assert (site.builds(1).phase, site.placements()) == ("building", ["onnxruntime:cpu"])
+        assert await site.ask("m") == (1, 2.0)
+        await site.until(lambda: site.builds(1).phase == "serving")
+        assert site.placements() == ["onnxruntime:openvino"]
+        assert await site.ask("m") == (1, 2.0)
+        assert set(site.client.ended) == {"ok"} and site.core.executor.degraded == ()
 
 
 @pytest.fixture
@@ -366,7 +391,7 @@ def test_engine_that_another_builds_is_named_and_not_built_twice(tmp_path: Path)
 def test_without_room_for_the_engine_it_runs_all_the_same(tmp_path: Path) -> None:
     cache = ModelCache(tmp_path, limit_bytes=10)
     assert OrtSession.open(scaler(1), ("openvino",), 1, cache).placement == "onnxruntime:openvino"
-    assert cache.size() == 0
+    assert size(cache) == 0
 
 
 @pytest.mark.usefixtures("keeping")
@@ -374,4 +399,4 @@ def test_model_that_it_cannot_run_leaves_no_engine(tmp_path: Path) -> None:
     cache = ModelCache(tmp_path)
     with pytest.raises(PlacementError):
         OrtSession.open(looper(), ("openvino",), 1, cache)
-    assert cache.size() == 0
+    assert size(cache) == 0
