@@ -17,6 +17,7 @@ from onnx import helper
 
 from penstock_models.bundle import open_bundle, write_bundle
 from penstock_models.devices.builds import TIMES, Progress
+from penstock_models.devices.supervision import Supervision
 from penstock_models.errors import BundleError, UsageError
 from penstock_models.isolation.thread_host import ThreadHost
 from penstock_models.items import Answer, Outcome, Refusal
@@ -211,6 +212,25 @@ async def test_what_runs_in_a_process_that_dies_is_answered_again_soon(tmp_path:
         assert "SIGSEGV" in site.core.executor.degraded[0] if site.core.executor.degraded else True
 
 
+async def test_a_version_that_nobody_looks_after_ends_the_core(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of supervision is not served around: whoever runs the core starts anew."""
+
+    def broken(self: Supervision, *_: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    before = children()
+    with pytest.raises(ExceptionGroup) as raised:
+        async with serving(tmp_path, ModelConfig("m"), options=VersionOptions(isolation="process")) as site:
+            assert await site.ask("m") == (1, 1.0)
+            monkeypatch.setattr(Supervision, "due", broken)
+            (child,) = children() - before
+            os.kill(child, signal.SIGKILL)
+            await site.until(site.core.executor.fault.done)
+    assert "a bug of ours" in str(raised.value.exceptions)
+
+
 async def test_labels_split_and_numbers_choose_the_version(tmp_path: Path, store: Path) -> None:
     put(store, 2, 2.0)
     config = ModelConfig(
@@ -363,7 +383,6 @@ async def test_a_restart_serves_what_served_and_keeps_the_labels(tmp_path: Path,
     async with serving(tmp_path, config) as site:
         await site.until(lambda: site.state(1) == site.state(2) == "available")
         await site.core.set_label("m", "stable", 1)
-    (store / "made-2.bundle").unlink(missing_ok=True)
     async with serving(tmp_path, config) as site:
         await site.until(lambda: site.state(1) == "available")
         assert await site.ask("m@stable") == (1, 1.0)

@@ -137,7 +137,9 @@ class ServingCore:
 
     async def run(self) -> None:
         """Keep what is loaded what is wanted, until cancelled. The scheduler is run by the owner."""
-        await self.manager.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.manager.run(), name="manager")
+            await self.executor.fault
 
     async def started(self, references: Iterable[Reference]) -> None:
         """Wait until something answers each of these, or waits for its first request; then loads disturb nobody.

@@ -79,7 +79,8 @@ class Load(msgspec.Struct, frozen=True):
 class ServingExecutor:
     """An `Executor`. Used from one event loop.
 
-    While it is not `serving`, loads happen in this process; the owner sets it before the first request comes.
+    While it is not `serving`, loads happen in this process; the owner sets it before the first request comes. `fault` raises
+    what the owner must not survive: nobody looks after a version any more.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ServingExecutor:
             on_change: hears of a version that runs elsewhere now, or nowhere for a while.
         """
         self.serving = False
+        self.fault: Future[None] = asyncio.get_running_loop().create_future()
         self._threads = ThreadExecutor(threads, max_pixels=max_pixels)
         self._max_pixels = max_pixels
         self._model_cache = model_cache
@@ -133,6 +135,7 @@ class ServingExecutor:
             del self._builds[digest]
             raise
         self._hosts[digest] = host
+        host.lost.add_done_callback(self._unsupervised)
         return host.info
 
     def run(self, digest: str, items: Sequence[Item], timeout_s: float) -> Future[list[Outcome]]:
@@ -194,6 +197,10 @@ class ServingExecutor:
             model_cache=str(self._model_cache) if device not in IN_THREADS else "",
             limit_bytes=BASE_BYTES + int(LEAK * measured) if measured else 0,
         )
+
+    def _unsupervised(self, lost: Future[str]) -> None:
+        if not lost.cancelled() and not self.fault.done():
+            self.fault.set_exception(RuntimeError(lost.result()))
 
     def _changed(self, digest: str) -> None:
         host = self._hosts.get(digest)
