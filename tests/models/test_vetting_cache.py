@@ -157,6 +157,7 @@ def test_files_that_are_not_ours_say_nothing(tmp_path: Path, verdicts: Verdicts)
         whole[:-1],
         b"\xff\xfe",
         b"[]",
+        b'{"a":' + b"[" * 50_000,
         whole.replace(b'"v":1', b'"v":2'),
         whole.replace(b'"key":"k"', b'"key":"l"'),
         b"{" + b" " * cache.MAX_ENTRY_BYTES + whole[1:],

@@ -38,7 +38,8 @@ async def vet(
     Raises:
         UsageError: there is nothing at `path`, or it cannot be read.
     """
-    attempt = await asyncio.to_thread(_attempt, Path(path), devices, limits, advance)
+    subject = await asyncio.to_thread(_subject, Path(path))
+    attempt = Attempt(subject, devices, limits, advance)
     return await in_turn(attempt, attempt.run)
 
 
@@ -53,7 +54,7 @@ def vet_blocking(
     Raises:
         UsageError: as `vet`.
     """
-    return _waited_for(_attempt(Path(path), devices, limits, advance))
+    return _waited_for(Attempt(_subject(Path(path)), devices, limits, advance))
 
 
 def require_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -63,7 +64,7 @@ def require_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         UsageError: it cannot be read.
         ModelRefused, PlacementError: as loading it, or `memory`, `endless`, `crashed`.
     """
-    _waited_for(Attempt(Subject("model", path), (), limits, None)).require()
+    _waited_for(Attempt(Subject("model", path), limits=limits)).require()
 
 
 async def pack_apart(source: Path, out: Path) -> None:
@@ -76,7 +77,7 @@ async def pack_apart(source: Path, out: Path) -> None:
         OSError: `out` cannot be made.
     """
     name, version = await asyncio.to_thread(bare_identity, source)
-    attempt = Attempt(Subject("pack", source, name, version, out), (), DEFAULT_LIMITS, None)
+    attempt = Attempt(Subject("pack", source, name, version, out))
     (await in_turn(attempt, attempt.run)).require()
 
 
@@ -91,10 +92,6 @@ async def in_turn(attempt: Attempt, work: Callable[[], Vetted]) -> Vetted:
             attempt.kill()
             await asyncio.wait([done])
         raise
-
-
-def _attempt(path: Path, devices: Sequence[str], limits: Limits, advance: Advance | None) -> Attempt:
-    return Attempt(_subject(path), tuple(devices), limits, advance)
 
 
 def _waited_for(attempt: Attempt) -> Vetted:
