@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -411,6 +414,21 @@ def test_a_child_goes_with_its_parent(tmp_path: Path, sent: signal.Signals) -> N
             parent.wait(10)
         finally:
             parent.kill()
+
+
+def test_an_interrupt_while_the_turn_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *work: Any, **named: Any) -> Any:
+            super().submit(*work, **named)
+            raise KeyboardInterrupt
+
+    path = vetted_files.bundle(tmp_path, vetted_files.endless())
+    began = time.monotonic()
+    with Interrupted(1) as turns:
+        monkeypatch.setattr("penstock_models.vetting.vet._turns", turns)
+        with pytest.raises(KeyboardInterrupt):
+            vet_blocking(path, limits=PATIENT)
+    assert children() == [] and time.monotonic() - began < 20  # of the 50 that it may take
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

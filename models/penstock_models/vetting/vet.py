@@ -16,6 +16,8 @@ from penstock_models.vetting.attempt import Attempt, Subject
 from penstock_models.vetting.listening import Advance
 from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted
 
+WAKE_S = 0.2
+
 # One thread: at most one child. It outlives every child, as the kernel ends a child with the thread that started it.
 _turns = ThreadPoolExecutor(1, thread_name_prefix="penstock-vet")
 
@@ -95,13 +97,14 @@ async def in_turn(attempt: Attempt, work: Callable[[], Vetted]) -> Vetted:
 
 
 def _waited_for(attempt: Attempt) -> Vetted:
-    turn = _turns.submit(attempt.run)
     try:
+        turn = _turns.submit(attempt.run)
+        # Not for ever at once: a signal that comes just before the wait, or to the other thread, does not end it.
+        while not wait([turn], WAKE_S).done:
+            pass
         return turn.result()
     finally:
-        if not (turn.done() or turn.cancel()):
-            attempt.kill()
-            wait([turn])
+        attempt.kill()  # where an interrupt came, also one within `submit`
 
 
 def _subject(path: Path) -> Subject:
