@@ -21,13 +21,7 @@ from penstock_models import golden, safety
 from penstock_models.allocator import keep_freed_memory
 from penstock_models.archive import MAX_TOTAL_BYTES
 from penstock_models.bundle import Bundle, memory_bundle, open_bundle
-from penstock_models.errors import (
-    GoldenError,
-    ModelRefused,
-    PenstockError,
-    PlacementError,
-    UsageError,
-)
+from penstock_models.errors import GoldenError, PenstockError
 from penstock_models.items import Item, Refusal
 from penstock_models.manifest import TensorSpec
 from penstock_models.runtimes import available, open_session
@@ -39,11 +33,11 @@ from penstock_models.vetting import confine
 from penstock_models.vetting.footprint import Footprint
 from penstock_models.vetting.verdict import (
     Progress,
-    Reason,
     Request,
     Vetted,
     out_of_memory,
     over_memory,
+    reason_of,
     refused,
 )
 
@@ -91,7 +85,7 @@ def examine(request: Request, tell: Tell) -> Vetted:
     trial.at("opening it")
     try:
         verdict = _tried(trial)
-    except Exception as error:  # a bundle may come from anywhere: whatever it makes us raise is about it
+    except Exception as error:  # whatever it makes us raise
         verdict = _refusal(trial, error)
     if trial.bundle is None:
         return verdict
@@ -232,22 +226,9 @@ def _refusal(trial: _Trial, error: Exception) -> Vetted:
     if out_of_memory(said):
         told = over_memory(request.limits.memory_bytes, trial.stage, said)
         return refused("memory", f"{request.shown}: {told}")
-    reason = _reason(error)
+    reason = reason_of(error)
     # With the path that people know in the place of the open file's.
     placed = [
         t.replace(str(trial.place), request.shown) for t in (text.removeprefix(f"{reason}: "), *problems)
     ]
     return refused(reason, placed[0], tuple(placed[1:]))
-
-
-def _reason(error: Exception) -> Reason:
-    match error:
-        case ModelRefused():
-            return error.reason  # type: ignore[return-value]  # it is one of them by its own contract
-        case GoldenError():
-            return "golden"
-        case PlacementError():
-            return "placement"
-        case UsageError():
-            return "usage"
-    return "bundle"

@@ -7,7 +7,7 @@ sides import it, so it imports no runtime.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -45,17 +45,16 @@ model.toml beside a bare model file is; `memory`, `endless`, `crashed`: it went 
 limits, or took its process with it; `starved`: the box was too busy to tell; `internal`: the child itself could not do its work."""
 
 _LIFE_S: dict[str, float] = {
-    "not_a_model": 86_400.0,
-    "truncated": 86_400.0,
-    "external_data": 86_400.0,
-    "bundle": 86_400.0,
-    "custom_op": 3_600.0,
-    "bad_quantization": 3_600.0,
-    "runtime": 3_600.0,
-    "golden": 3_600.0,
-    "memory": 300.0,
-    "endless": 300.0,
-    "crashed": 300.0,
+    **dict.fromkeys(("not_a_model", "truncated", "external_data", "bundle"), 86_400.0),
+    **dict.fromkeys(("custom_op", "bad_quantization", "runtime", "golden"), 3_600.0),
+    **dict.fromkeys(("memory", "endless", "crashed"), 300.0),
+}
+
+_ERRORS: dict[Reason, type[PenstockError]] = {
+    "golden": GoldenError,
+    "placement": PlacementError,
+    "usage": UsageError,
+    "bundle": BundleError,  # the last: GoldenError is one too
 }
 
 _OUT_OF_MEMORY = (
@@ -153,16 +152,17 @@ Said = Progress | Vetted
 
 def error_of(verdict: Vetted) -> PenstockError:
     """A refusal as the error that loading the same version would raise."""
-    match verdict.reason:
-        case "bundle":
-            return BundleError(verdict.message)
-        case "golden":
-            return GoldenError(verdict.message, verdict.problems)
-        case "placement":
-            return PlacementError(verdict.message)
-        case "usage":
-            return UsageError(verdict.message)
-    return ModelRefused(verdict.reason, verdict.message)
+    if verdict.reason == "golden":
+        return GoldenError(verdict.message, verdict.problems)
+    kind = _ERRORS.get(verdict.reason)
+    return kind(verdict.message) if kind else ModelRefused(verdict.reason, verdict.message)
+
+
+def reason_of(error: Exception) -> Reason:
+    """The reason that an error means: a bundle may come from anywhere, so whatever it makes us raise is about it."""
+    if isinstance(error, ModelRefused):
+        return cast(Reason, error.reason)  # by its own contract
+    return next((reason for reason, kind in _ERRORS.items() if isinstance(error, kind)), "bundle")
 
 
 def life_s(verdict: Vetted) -> float | None:
