@@ -33,7 +33,7 @@ from penstock_models.vetting.vet import require_model, vet, vet_blocking
 from tests.conftest import ROOT
 from tests.models import onnx_files, vetted_files
 from tests.models.loaded import floats, output
-from tests.models.vetting_children import busy, children, descendants, soon, until
+from tests.models.vetting_children import busy_child, children, descendants, first_child, until
 
 QUICK = Limits(cpu_s=1, wall_s=50)
 PATIENT = Limits(cpu_s=60, wall_s=50)
@@ -212,10 +212,7 @@ async def test_a_child_that_ends_without_a_word(
 ) -> None:
     path = vetted_files.bundle(tmp_path, vetted_files.endless())
     task = asyncio.create_task(vet(path, limits=limits))
-    await soon(lambda: bool(children()))
-    (child,) = children()
-    if sent != signal.SIGSTOP:
-        await soon(lambda: busy(child))
+    child = await (first_child() if sent == signal.SIGSTOP else busy_child())
     child.send_signal(sent)
     found = await task
     assert (found.reason, words in found.message) == (reason, True), found.message
@@ -322,8 +319,7 @@ async def test_a_child_steps_back(tmp_path: Path) -> None:
     """Lowest priority, and among the processes of its parent's session: in one of its own it would count for nothing."""
     path = vetted_files.bundle(tmp_path, vetted_files.endless())
     task = asyncio.create_task(vet(path, limits=PATIENT))
-    await soon(lambda: bool(children()) and busy(children()[0]))
-    (child,) = children()
+    child = await busy_child()
     assert child.nice() == 19
     assert child.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
     assert os.getsid(child.pid) == os.getsid(0)
@@ -385,11 +381,10 @@ async def test_cancelling_ends_the_child_or_its_turn(tmp_path: Path) -> None:
     path = vetted_files.bundle(tmp_path, vetted_files.endless())
     running = asyncio.create_task(vet(path, limits=PATIENT))
     waiting = asyncio.create_task(vet(path, limits=PATIENT))
-    await soon(lambda: bool(children()))
+    child = await first_child()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    (child,) = children()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
