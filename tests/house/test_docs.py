@@ -1,7 +1,8 @@
 """What the documentation says is executed: its commands run, its configurations load, its links lead somewhere.
 
-The blocks of one page run in order, in one shell, in a copy of the checkout. The ports that the pages name are
-replaced by free ones, so that a broker on this machine is left alone.
+The blocks of one page run in order, in one shell, in a copy of the checkout, and two pages side by side, as most of
+their time goes by in waiting. The ports that the pages name are replaced by free ones, so that a broker on this machine
+is left alone.
 """
 
 import json
@@ -12,7 +13,8 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -24,6 +26,7 @@ from tests.conftest import ROOT, realdata_path
 from tests.house import docs
 
 PAGES = docs.files()
+RUN = [page for page in PAGES if any(b.run and b.language in ("sh", "python") for b in docs.blocks(page))]
 LANGUAGES = {"sh", "toml", "python", "json", "text", "console-norun"}
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "state", "__pycache__", ".*_cache")
 PAGE_S = 120
@@ -37,7 +40,12 @@ FROM_THE_KIT = {
     "street.jpg": "images/pets.jpg",
 }
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=_name)
 
 
 @each_page
@@ -88,22 +96,36 @@ def _check_toml(block: docs.Block, folder: Path) -> None:
         config.load(path, {})
 
 
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+) -> Iterator[dict[Path, Future[tuple[int, str]]]]:
+    """The chosen pages of `test_commands_run`, all under way: exit status, and what was printed."""
+    names = {item.name for item in request.session.items}
+    chosen = [page for page in RUN if f"test_commands_run[{_name(page)}]" in names]
+    with ThreadPoolExecutor(2) as pool:
+        folders = [tmp_path_factory.mktemp("page") for _ in chosen]
+        yield {page: pool.submit(_run_page, page, folder, free_port) for page, folder in zip(chosen, folders)}
+
+
 @pytest.mark.slow
 @pytest.mark.system
 @pytest.mark.timeout(PAGE_S + 30)
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if any(b.run and b.language in ("sh", "python") for b in docs.blocks(page))],
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
-def test_commands_run(page: Path, tmp_path: Path, free_port: Callable[[], int]) -> None:
-    folder = tmp_path / "checkout"
+@pytest.mark.parametrize("page", RUN, ids=_name)
+def test_commands_run(page: Path, runs: dict[Path, Future[tuple[int, str]]]) -> None:
+    done, out = runs[page].result()
+    assert done == 0, out
+
+
+def _run_page(page: Path, home: Path, free_port: Callable[[], int]) -> tuple[int, str]:
+    folder = home / "checkout"
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT, symlinks=True)
     _lay_out(folder)
     ports = {"1883": str(free_port()), "8600": str(free_port())}
     script = _moved("\n".join(_shell(block) for block in docs.blocks(page) if block.run), ports)
-    done, out = _run_to_the_end(script, folder, _environment(tmp_path, ports))
-    assert done == 0, out
+    return _run_to_the_end(script, folder, _environment(home, ports))
 
 
 def _lay_out(folder: Path) -> None:

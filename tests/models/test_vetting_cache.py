@@ -16,7 +16,7 @@ from penstock_models.vetting import attempt, cache
 from penstock_models.vetting.cache import SUFFIX, Verdicts, key_of, versions
 from penstock_models.vetting.verdict import Limits, Vetted, refused
 from tests.models import vetted_files
-from tests.models.vetting_children import busy, children, soon
+from tests.models.vetting_children import busy_child
 
 DIGEST = "sha256:" + "a" * 64
 OK = Vetted(True, digest=DIGEST, resident_bytes=5)
@@ -40,10 +40,9 @@ def verdicts(tmp_path: Path, clock: Clock) -> Verdicts:
     return Verdicts(tmp_path / "state" / "verdicts", clock)
 
 
-@pytest.fixture
-def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_child(patch: pytest.MonkeyPatch) -> None:
     """From now on a child cannot do its work; whoever asks one hears `internal`."""
-    monkeypatch.setattr(attempt, "CHILD", "penstock_models.no_such_module")
+    patch.setattr(attempt, "CHILD", "penstock_models.no_such_module")
 
 
 async def test_a_version_is_vetted_once(
@@ -52,7 +51,7 @@ async def test_a_version_is_vetted_once(
     path = vetted_files.bundle(tmp_path, vetted_files.doubler())
     first = await verdicts.vet(path)
     assert first.ok and first.digest == digest_at(path) == open_bundle(path).digest
-    monkeypatch.setattr(attempt, "CHILD", "penstock_models.no_such_module")
+    no_child(monkeypatch)
     assert await Verdicts(tmp_path / "state" / "verdicts").vet(path) == first  # as after a restart
     assert await verdicts.vet(path, ("cpu",)) == first  # the same wish, spelled out
     assert (await verdicts.vet(path, (), Limits(cpu_s=7))).reason == "internal"
@@ -67,7 +66,7 @@ async def test_a_refusal_is_kept_for_a_while(
     path = vetted_files.bundle(tmp_path, vetted_files.huge())
     first = await verdicts.vet(path)
     assert first.reason == "memory"
-    monkeypatch.setattr(attempt, "CHILD", "penstock_models.no_such_module")
+    no_child(monkeypatch)
     clock.now += 299
     assert await verdicts.vet(path) == first
     clock.now += 1
@@ -79,7 +78,7 @@ async def test_a_refusal_is_kept_for_a_while(
 async def test_what_was_called_off_is_not_kept(tmp_path: Path, verdicts: Verdicts) -> None:
     path = vetted_files.bundle(tmp_path, vetted_files.endless())
     task = asyncio.create_task(verdicts.vet(path))
-    await soon(lambda: bool(children()) and busy(children()[0]))
+    await busy_child()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -120,8 +119,10 @@ async def test_the_loop_looks_at_no_disk(
     assert seen == []
 
 
-@pytest.mark.usefixtures("no_child")
-async def test_what_has_no_digest_is_asked_each_time(tmp_path: Path, verdicts: Verdicts) -> None:
+async def test_what_has_no_digest_is_asked_each_time(
+    tmp_path: Path, verdicts: Verdicts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_child(monkeypatch)
     (tmp_path / "text.bundle").write_text("no bundle")
     assert (await verdicts.vet(tmp_path / "text.bundle")).reason == "internal"
     with pytest.raises(UsageError):
@@ -157,6 +158,7 @@ def test_files_that_are_not_ours_say_nothing(tmp_path: Path, verdicts: Verdicts)
         whole[:-1],
         b"\xff\xfe",
         b"[]",
+        b'{"a":' + b"[" * 50_000,
         whole.replace(b'"v":1', b'"v":2'),
         whole.replace(b'"key":"k"', b'"key":"l"'),
         b"{" + b" " * cache.MAX_ENTRY_BYTES + whole[1:],

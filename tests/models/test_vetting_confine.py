@@ -13,11 +13,12 @@ ALLOWED = 0
 KILLED = -1
 THREAD = 0x3D0F00  # what the C library's pthread_create passes to clone
 FORK = 0x1200011
+OWN = 7
 
 
 def verdict(machine: str, number: int, argument: int = 0, convention: int | None = None) -> int:
     """What the kernel would do with a call: ALLOWED, KILLED, or the error that it gets."""
-    code = program(machine)
+    code = program(machine, OWN)
     assert code is not None
     data = {0: number, 4: ARCHITECTURES[machine].audit if convention is None else convention, 16: argument}
     accumulator = place = 0
@@ -49,7 +50,11 @@ DENIED = [
     ("ptrace", 101, 117),
     ("process_vm_writev", 311, 271),
     ("pidfd_getfd", 438, 438),
+    ("pidfd_send_signal", 424, 424),
     ("kill", 62, 129),
+    ("tkill", 200, 130),
+    ("rt_sigqueueinfo", 129, 138),
+    ("rt_tgsigqueueinfo", 297, 240),
     ("io_uring_setup", 425, 425),
 ]
 NEEDED = [
@@ -58,7 +63,6 @@ NEEDED = [
     ("openat", 257, 56),
     ("mmap", 9, 222),
     ("futex", 202, 98),
-    ("tgkill", 234, 131),
     ("exit_group", 231, 94),
 ]
 
@@ -73,6 +77,14 @@ def test_calls_that_a_model_needs(name: str, x86_64: int, aarch64: int) -> None:
     assert (verdict("x86_64", x86_64), verdict("aarch64", aarch64)) == (ALLOWED, ALLOWED)
 
 
+@pytest.mark.parametrize(
+    ("machine", "number"), [("x86_64", 234), ("aarch64", 131), ("x86_64", 302), ("aarch64", 261)]
+)
+def test_a_thread_is_signalled_and_a_limit_set_in_the_process_alone(machine: str, number: int) -> None:
+    """tgkill, which abort takes, and prlimit64, which setrlimit is."""
+    assert [verdict(machine, number, process) for process in (OWN, 0, 1)] == [ALLOWED, ALLOWED, EPERM]
+
+
 @pytest.mark.parametrize(("machine", "clone"), [("x86_64", 56), ("aarch64", 220)])
 def test_threads_may_be_started_and_processes_not(machine: str, clone: int) -> None:
     assert verdict(machine, clone, THREAD) == ALLOWED
@@ -83,7 +95,7 @@ def test_threads_may_be_started_and_processes_not(machine: str, clone: int) -> N
 def test_another_calling_convention_is_no_way_around() -> None:
     assert verdict("x86_64", 41, convention=0x40000003) == KILLED  # i386
     assert verdict("x86_64", 0x40000029) == EPERM  # x32
-    assert program("riscv64") is None
+    assert program("riscv64", OWN) is None
 
 
 TRIES = {
@@ -94,6 +106,8 @@ TRIES = {
     "fork": "os.fork()",
     "subprocess": "subprocess.run(['/bin/true'])",
     "signal": "os.kill(os.getppid(), 0)",
+    "limit": "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)",
+    "own thread": "signal.pthread_kill(threading.get_ident(), 0)",
     "write": "os.write(os.memfd_create('x'), bytes(2 << 20))",
     "file": "open('new', 'w')",
 }
@@ -106,7 +120,7 @@ TRIES = {
 def test_the_kernel_keeps_to_it() -> None:
     """One process that gave its rights up as a child does tries everything, then starts a thread."""
     code = f"""
-import os, socket, subprocess, tempfile, threading
+import os, resource, signal, socket, subprocess, tempfile, threading
 from penstock_models.children import end_with
 from penstock_models.vetting import confine
 end_with(os.getppid()); confine.step_back()
@@ -136,6 +150,8 @@ except MemoryError:
         "fork PermissionError",
         "subprocess PermissionError",
         "signal PermissionError",
+        "limit PermissionError",
+        "own thread None",
         f"write {1 << 20}",
         "file FileNotFoundError",
         "thread runs",
@@ -150,7 +166,7 @@ def test_without_the_filter_it_is_a_namespace_or_said_to_be_open() -> None:
 import errno, socket
 from penstock_models.children import end_with
 from penstock_models.vetting import confine
-confine.program = lambda machine: None
+confine.program = lambda machine, own: None
 print(confine.cut_off())
 with socket.socket() as tried:
     print(errno.errorcode[tried.connect_ex(('127.0.0.1', 9))])

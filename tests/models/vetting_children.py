@@ -47,6 +47,15 @@ async def soon(what: Callable[[], bool], seconds: float = 20.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def busy(process: psutil.Process) -> bool:
-    """Whether a child is past its imports, and limited."""
-    return bool(process.rlimit(resource.RLIMIT_CPU)[0] != resource.RLIM_INFINITY)
+async def first_child() -> psutil.Process:
+    """The child of this process, as soon as there is one."""
+    await soon(lambda: bool(children()))
+    (child,) = children()
+    return child
+
+
+async def busy_child() -> psutil.Process:
+    """The same, past its imports, and limited."""
+    child = await first_child()
+    await soon(lambda: child.rlimit(resource.RLIMIT_CPU)[0] != resource.RLIM_INFINITY)
+    return child

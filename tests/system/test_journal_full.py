@@ -19,7 +19,7 @@ from tests.system.test_disk_full import fill, small_disk
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(150)]
 
-SLOW = b"[4000, 0, 0, 0]" + b" " * 8000
+SLOW = b"[4000, 0, 0, 0]" + b" " * 16_000
 RATE = 1000
 TOPIC = "penstock/v1/home/dev/{device}/{stream}/data"
 
@@ -45,7 +45,7 @@ def flood(gw: Gateway, port: int, device: str) -> list[Key]:
     """Send until the gateway has stopped reading, and for a moment more; everything that was sent."""
     flow = Flow(port, device, SLOW, rate=RATE)
     gw.wait_for(lambda: paused(gw), "does not stop reading")
-    more = len(flow.sent) + RATE // 2
+    more = len(flow.sent) + RATE // 4
     gw.wait_for(lambda: len(flow.sent) >= more, "lets the device send no more")
     return flow.stop()
 

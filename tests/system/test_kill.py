@@ -75,7 +75,7 @@ def assert_books_close(page: dict[str, Any]) -> tuple[int, int]:
 def test_a_kill_loses_nothing_and_answers_nothing_twice(
     tmp_path: Path, soak: bool, record_property: Callable[[str, object], None]
 ) -> None:
-    kills = 10 if soak else 2
+    kills, away_s = (10, 5.0) if soak else (2, 2.0)
     broker_folder = tmp_path / "broker"
     broker_folder.mkdir()
     with (
@@ -88,7 +88,7 @@ def test_a_kill_loses_nothing_and_answers_nothing_twice(
         for _ in range(kills):
             gw.wait_for(lambda: gw.ledger()["answered"] > 1000, "answers too little", 60)
             gw.kill()
-            time.sleep(5)  # the outage, not a wait for something
+            time.sleep(away_s)  # the outage, not a wait for something
             gw.start()
             gw.wait_ready()
         sent = [key for flow in flows for key in flow.stop()]
@@ -119,10 +119,10 @@ def test_a_broker_with_a_short_queue_loses_and_the_ledger_says_how_many(tmp_path
     with mosquitto() as broker, a_gateway(tmp_path, broker.url, login=False, gap_s=2.0) as gw:
         gw.wait_ready()
         results = Results(broker.port)
-        flow = Flow(broker.port, "door", WINDOW, rate=500)
+        flow = Flow(broker.port, "door", WINDOW, rate=1000)
         gw.wait_for(lambda: gw.ledger()["answered"] > 500, "answers too little")
         gw.kill()
-        time.sleep(5)  # 2,500 windows, of which the broker keeps about 1,000
+        time.sleep(2.5)  # 2,500 windows, of which the broker keeps about 1,000
         gw.start()
         gw.wait_ready()
         gw.wait_for(lambda: gw.ledger()["answered"] > 2000, "answers too little", 60)

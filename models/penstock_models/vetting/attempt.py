@@ -13,6 +13,8 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,17 +24,13 @@ from penstock_models.children import command, environment
 from penstock_models.errors import UsageError
 from penstock_models.versions.box import SystemBox
 from penstock_models.vetting.listening import Advance, Ended, Listener, conclude, waited_s
-from penstock_models.vetting.verdict import Kind, Limits, Reason, Request, Vetted, refused
+from penstock_models.vetting.verdict import DEFAULT_LIMITS, Kind, Limits, Reason, Request, Vetted, refused
 
 CHILD = "penstock_models.vetting.child"
 END_S = 2.0  # from the child's last word to its end
 SPARE_SHARE = 0.75  # of the box's free memory that a child may take
 
 _CALLED_OFF = refused("internal", "it was called off before it was done")
-
-
-class _CalledOff(Exception):
-    """Killed before there was a child."""
 
 
 class Subject(NamedTuple):
@@ -50,14 +48,18 @@ class Attempt:
     """One child, once. `run` in one thread, `kill` from any."""
 
     def __init__(
-        self, subject: Subject, devices: tuple[str, ...], limits: Limits, advance: Advance | None
+        self,
+        subject: Subject,
+        devices: Sequence[str] = (),
+        limits: Limits = DEFAULT_LIMITS,
+        advance: Advance | None = None,
     ) -> None:
         self._subject = subject
-        self._devices = devices
+        self._devices = tuple(devices)
         self._limits = limits
         self._advance = advance
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._unreaped: int | None = None
         self._killed = False
 
     def run(self) -> Vetted:
@@ -85,10 +87,8 @@ class Attempt:
         """End the child, or let none be started."""
         with self._lock:
             self._killed = True
-            if self._process is not None and self._process.returncode is None:
-                # Its whole group: where the kernel has no filter, it may have children of its own.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+            if self._unreaped is not None:
+                _end(self._unreaped)
 
     def _converse(self, given: int, out: int | None) -> Vetted:
         limits = msgspec.structs.replace(self._limits, memory_bytes=_granted(self._limits.memory_bytes))
@@ -96,16 +96,16 @@ class Attempt:
         with os.fdopen(reader, "rb", buffering=0) as words:
             try:
                 process = self._start(given, out, writer, limits)
-            except _CalledOff:
-                return _CALLED_OFF
             except OSError as error:
                 return refused("internal", f"cannot start a process to try it in: {error.strerror}")
             finally:
                 os.close(writer)
+            if process is None:
+                return _CALLED_OFF
             listener = Listener(self._advance)
             waited = 0.0
             try:
-                listener.listen(process, words, self._limits.wall_s)
+                listener.listen(process, words, limits.wall_s)
                 waited = waited_s(process.pid)
             finally:
                 self._reap(process, ended_by_itself=not (listener.late or listener.flooded))
@@ -118,15 +118,17 @@ class Attempt:
         )
         return conclude(ended, str(self._subject.path), limits)
 
-    def _start(self, given: int, out: int | None, writer: int, limits: Limits) -> subprocess.Popen[bytes]:
+    def _start(
+        self, given: int, out: int | None, writer: int, limits: Limits
+    ) -> subprocess.Popen[bytes] | None:
+        """The child; None where it was killed before."""
         subject = self._subject
         request = Request(
             subject.kind,
             given,
             _text(str(subject.path)),
             os.getpid(),
-            limits.memory_bytes,
-            limits.cpu_s,
+            limits,
             self._devices,
             _text(subject.name),
             subject.version,
@@ -137,8 +139,8 @@ class Attempt:
         try:
             with self._lock:
                 if self._killed:
-                    raise _CalledOff
-                self._process = subprocess.Popen(
+                    return None
+                process = subprocess.Popen(
                     words,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -149,23 +151,39 @@ class Attempt:
                     # A group to be ended as a whole; no session, as Linux lets priorities count within one only.
                     process_group=0,
                 )
-                return self._process
+                self._unreaped = process.pid
+                return process
         finally:
             # The child keeps the folder, in which nothing can be made any more, and nobody has to tidy it up.
             folder.rmdir()
 
     def _reap(self, process: subprocess.Popen[bytes], *, ended_by_itself: bool) -> None:
-        """Wait for the end of the child; whoever said its last word and stays is ended."""
+        """Wait for the end of the child; whoever said its last word and stays is ended, and whoever it left behind."""
         if ended_by_itself:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_S)
+            _await_end(process.pid)
         with self._lock:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            self._process = None  # for `kill`, which must not wait until the kernel has its memory back
+            _end(process.pid)
+            self._unreaped = None  # for `kill`, which must not wait until the kernel has its memory back
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
+
+
+def _await_end(pid: int) -> None:
+    """Wait for a child without reaping it: its number, and its group's, would be free for others."""
+    until = time.monotonic() + END_S
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None and time.monotonic() < until:
+        time.sleep(0.002)
+
+
+def _end(pid: int) -> None:
+    """Kill a child that is not reaped, and its group: where the kernel has no filter, it may have children of its own.
+
+    A child may also have left its group, for that of its parent.
+    """
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
 
 
 def _text(name: str) -> str:

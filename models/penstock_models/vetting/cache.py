@@ -80,7 +80,7 @@ class Verdicts:
         known = await asyncio.to_thread(self.get, key, digest)
         if known is not None:
             return known
-        attempt = Attempt(Subject("bundle", place), tuple(devices), limits, None)
+        attempt = Attempt(Subject("bundle", place), devices, limits)
         return await in_turn(attempt, lambda: self._settled(key, digest, place, attempt))
 
     def get(self, key: str, digest: str) -> Vetted | None:
@@ -153,6 +153,6 @@ def _read(path: Path) -> _Entry | None:
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             entry = msgspec.json.decode(file.read(MAX_ENTRY_BYTES), type=_Entry)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, RecursionError):
         return None
     return entry if entry.v == FORMAT else None

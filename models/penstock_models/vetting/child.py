@@ -13,17 +13,16 @@ import msgspec
 
 from penstock_models.children import end_with
 from penstock_models.vetting import confine
-from penstock_models.vetting.verdict import Progress, Report, Request, Vetted
+from penstock_models.vetting.verdict import Request, Said
 
 
 def main(words: list[str]) -> None:
     """Work on one request and leave."""
     request = msgspec.json.decode(words[0], type=Request)
     out = int(words[1])
-    encoder = msgspec.json.Encoder()
 
-    def say(said: Progress | Vetted) -> None:
-        os.write(out, encoder.encode(Report(said)) + b"\n")
+    def say(said: Said) -> None:
+        os.write(out, msgspec.json.encode(said) + b"\n")
 
     end_with(request.parent)
     confine.step_back()
@@ -31,8 +30,7 @@ def main(words: list[str]) -> None:
     # Not before: what these import starts threads, and the filter holds for those that come after it.
     from penstock_models.vetting.examine import examine
 
-    verdict = examine(request, say)
-    say(msgspec.structs.replace(verdict, network=network))
+    say(msgspec.structs.replace(examine(request, say), network=network))
     os._exit(0)  # what the model left behind need not be tidied up
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 import resource
 from pathlib import Path
@@ -73,7 +74,7 @@ def limit(memory_bytes: int, cpu_s: int, devices: tuple[str, ...], file_bytes: i
 
 
 def _filtered() -> bool:
-    code = program(platform.machine())
+    code = program(platform.machine(), os.getpid())
     if code is None or _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
     held = FilterProgram.of(code)

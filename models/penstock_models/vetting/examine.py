@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,13 +21,7 @@ from penstock_models import golden, safety
 from penstock_models.allocator import keep_freed_memory
 from penstock_models.archive import MAX_TOTAL_BYTES
 from penstock_models.bundle import Bundle, memory_bundle, open_bundle
-from penstock_models.errors import (
-    GoldenError,
-    ModelRefused,
-    PenstockError,
-    PlacementError,
-    UsageError,
-)
+from penstock_models.errors import GoldenError, PenstockError
 from penstock_models.items import Item, Refusal
 from penstock_models.manifest import TensorSpec
 from penstock_models.runtimes import available, open_session
@@ -40,12 +33,11 @@ from penstock_models.vetting import confine
 from penstock_models.vetting.footprint import Footprint
 from penstock_models.vetting.verdict import (
     Progress,
-    Reason,
     Request,
     Vetted,
-    memory_wanted,
     out_of_memory,
     over_memory,
+    reason_of,
     refused,
 )
 
@@ -78,7 +70,8 @@ class _Trial:
         keep_freed_memory()
         request = self.request
         file_bytes = MAX_TOTAL_BYTES if request.out is not None else confine.MAX_FILE_BYTES
-        confine.limit(request.memory_bytes, request.cpu_s, request.devices, file_bytes)
+        limits = request.limits
+        confine.limit(limits.memory_bytes, limits.cpu_s, request.devices, file_bytes)
         return Footprint()
 
 
@@ -91,42 +84,44 @@ def examine(request: Request, tell: Tell) -> Vetted:
     trial = _Trial(request, tell)
     trial.at("opening it")
     try:
-        match request.kind:
-            case "bundle":
-                bundle = open_bundle(trial.place)
-                runtimes = {variant.runtime for variant in bundle.manifest.variants}
-                return _version(trial, bundle, trial.confined(runtimes))
-            case "bare":
-                return _version(trial, *_packed(trial))
-            case "pack":
-                return _written(trial, _packed(trial)[0])
-            case "model":
-                return _model(trial)
-    except Exception as error:  # a bundle may come from anywhere: whatever it makes us raise is about it
-        return _identified(trial, _refusal(trial, error))
+        verdict = _tried(trial)
+    except Exception as error:  # whatever it makes us raise
+        verdict = _refusal(trial, error)
+    if trial.bundle is None:
+        return verdict
+    manifest = trial.bundle.manifest
+    return msgspec.structs.replace(
+        verdict, digest=trial.bundle.digest, files=len(manifest.files), golden=len(manifest.golden)
+    )
+
+
+def _tried(trial: _Trial) -> Vetted:
+    match trial.request.kind:
+        case "bundle":
+            bundle = open_bundle(trial.place)
+            runtimes = {variant.runtime for variant in bundle.manifest.variants}
+            return _version(trial, bundle, trial.confined(runtimes))
+        case "bare":
+            return _version(trial, *_packed(trial))
+        case "pack":
+            return _written(trial, _packed(trial)[0])
+        case "model":
+            return _model(trial)
 
 
 def _version(trial: _Trial, bundle: Bundle, footprint: Footprint) -> Vetted:
     trial.bundle = bundle
     trial.at("loading it")
-    began = time.perf_counter()
     advance = partial(trial.at, "running its golden samples")
     servable = _in_thread(partial(Servable.open_checked, bundle, trial.request.devices, advance=advance))
-    load_ms = (time.perf_counter() - began) * 1e3
-    trial.at("running whole batches")
-    batch_ms = _in_thread(partial(_batches, servable, _samples(bundle)))
-    verdict = Vetted(
+    _in_thread(partial(_run_batches, trial, servable, bundle))
+    return Vetted(
         True,
         placement=servable.info.placement,
-        max_batch=servable.info.max_batch,
         resident_bytes=footprint.resident_bytes(),
         peak_bytes=footprint.peak_bytes(),
         base_bytes=footprint.base_bytes,
-        load_ms=load_ms,
-        p50_ms=servable.info.p50_ms,
-        batch_ms=batch_ms,
     )
-    return _identified(trial, verdict)
 
 
 def _packed(trial: _Trial) -> tuple[Bundle, Footprint]:
@@ -145,37 +140,25 @@ def _packed(trial: _Trial) -> tuple[Bundle, Footprint]:
 def _written(trial: _Trial, bundle: Bundle) -> Vetted:
     """The bundle, written and durable where the parent wants it."""
     assert trial.request.out is not None
-    trial.bundle = bundle
     trial.at("writing its bundle")
     with os.fdopen(trial.request.out, "wb") as file:
         write_into(file, bundle.members(lambda: None))
         file.flush()
         os.fsync(file.fileno())
-    return _identified(trial, Vetted(True))
+    return Vetted(True)
 
 
 def _model(trial: _Trial) -> Vetted:
     """One model file before it has steps: it opens, and runs zeros where it takes them."""
     data = trial.place.read_bytes()
     runtime = safety.check(data, trial.request.shown)
-    footprint = trial.confined([runtime])
+    trial.confined([runtime])
     trial.at("loading it")
-    began = time.perf_counter()
     session = open_session(data, runtime, devices=trial.request.devices)
-    load_ms = (time.perf_counter() - began) * 1e3
     trial.at("running zeros")
-    try:
-        session.run({spec.name: _zeros(spec) for spec in session.inputs})
-    except RunError as error:
-        if out_of_memory(str(error)):  # it may refuse zeros, such as a picture of one pixel
-            raise
-    return Vetted(
-        True,
-        placement=session.placement,
-        resident_bytes=footprint.resident_bytes(),
-        peak_bytes=footprint.peak_bytes(),
-        load_ms=load_ms,
-    )
+    # It may refuse zeros, such as a picture of one pixel.
+    _answers(partial(session.run, {spec.name: _zeros(spec) for spec in session.inputs}))
+    return Vetted(True)
 
 
 def _in_thread(call: Callable[[], T]) -> T:
@@ -188,17 +171,8 @@ def _zeros(spec: TensorSpec) -> np.ndarray:
     return np.zeros([1 if size is None else size for size in spec.shape], spec.dtype)
 
 
-def _samples(bundle: Bundle) -> Callable[[int], list[Item]]:
-    """Items of so many streams from the first golden sample; none where the bundle has none."""
-    if not bundle.manifest.golden:
-        return lambda rows: []
-    sample = bundle.manifest.golden[0]
-    data = bundle.read(sample.file)
-    return lambda rows: [golden.item(sample, data, index) for index in range(rows)]
-
-
-def _batches(servable: Servable, samples: Callable[[int], list[Item]]) -> dict[int, float]:
-    """Milliseconds of a whole batch of 1, 2, 4 … items, until the model takes no more.
+def _run_batches(trial: _Trial, servable: Servable, bundle: Bundle) -> None:
+    """Run whole batches of 1, 2, 4 … items, until the model takes no more.
 
     Zeros come first, in one call: of items that do not fit into the memory a servable would run halves, and nobody would
     hear of it. And a runtime plans its memory in the first run of a size, and takes it in the second.
@@ -206,30 +180,33 @@ def _batches(servable: Servable, samples: Callable[[int], list[Item]]) -> dict[i
     Raises:
         RunError: a batch did not fit into the memory.
     """
-    times: dict[int, float] = {}
+    sample = next(iter(bundle.manifest.golden), None)
+    data = bundle.read(sample.file) if sample else b""
     rows = 1
     while rows <= servable.info.max_batch:
-        items = samples(rows)
-        zeros = partial(servable.trial, rows)
-        took = [_timed(zeros), _timed(partial(_run, servable, items) if items else zeros)]
-        answered = [ms for ms in took if ms is not None]
-        if not answered:
-            break
-        times[rows] = answered[-1]
+        trial.at(f"running batches of {rows}")
+        zeros = run = partial(servable.trial, rows)
+        if sample:
+            items = [golden.item(sample, data, index) for index in range(rows)]
+            run = partial(_run, servable, items)
+        if not any([_answers(zeros), _answers(run)]):
+            return
         rows *= 2
-    return times
 
 
-def _timed(run: Callable[[], None]) -> float | None:
-    """Milliseconds of a run; None where the model refuses it."""
-    began = time.perf_counter()
+def _answers(run: Callable[[], object]) -> bool:
+    """Whether the model takes what it is given.
+
+    Raises:
+        RunError: that did not fit into the memory.
+    """
     try:
         run()
     except RunError as error:
         if out_of_memory(str(error)):
             raise
-        return None
-    return (time.perf_counter() - began) * 1e3
+        return False
+    return True
 
 
 def _run(servable: Servable, items: list[Item]) -> None:
@@ -245,40 +222,13 @@ def _refusal(trial: _Trial, error: Exception) -> Vetted:
     request = trial.request
     problems = error.problems if isinstance(error, GoldenError) else ()
     text = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
-    if out_of_memory(" ".join([text, *problems])):
-        wanted = memory_wanted(text)
-        return refused("memory", over_memory(request.shown, request.memory_bytes, trial.stage, wanted))
-    reason = _reason(error)
-    return refused(
-        reason,
-        _placed(trial, text.removeprefix(f"{reason}: ")),
-        tuple(_placed(trial, p) for p in problems),
-    )
-
-
-def _identified(trial: _Trial, verdict: Vetted) -> Vetted:
-    """With what the manifest says, where it could be read."""
-    if trial.bundle is None:
-        return verdict
-    manifest = trial.bundle.manifest
-    return msgspec.structs.replace(
-        verdict, digest=trial.bundle.digest, files=len(manifest.files), golden=len(manifest.golden)
-    )
-
-
-def _reason(error: Exception) -> Reason:
-    match error:
-        case ModelRefused():
-            return error.reason  # type: ignore[return-value]  # it is one of them by its own contract
-        case GoldenError():
-            return "golden"
-        case PlacementError():
-            return "placement"
-        case UsageError():
-            return "usage"
-    return "bundle"
-
-
-def _placed(trial: _Trial, text: str) -> str:
-    """With the path that people know in the place of the open file's."""
-    return text.replace(str(trial.place), trial.request.shown)
+    said = " ".join([text, *problems])
+    if out_of_memory(said):
+        told = over_memory(request.limits.memory_bytes, trial.stage, said)
+        return refused("memory", f"{request.shown}: {told}")
+    reason = reason_of(error)
+    # With the path that people know in the place of the open file's.
+    placed = [
+        t.replace(str(trial.place), request.shown) for t in (text.removeprefix(f"{reason}: "), *problems)
+    ]
+    return refused(reason, placed[0], tuple(placed[1:]))

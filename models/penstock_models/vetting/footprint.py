@@ -8,16 +8,13 @@ from pathlib import Path
 
 from penstock_models.resident import own_resident_bytes, proportional_bytes
 
-_STATUS = Path("/proc/self/status")
-
 
 class Footprint:
-    """Counts from where it was made, when the process took `base_bytes`. Zeros where /proc does not say."""
+    """Counts from where it was made, when the process took `base_bytes`."""
 
     def __init__(self) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # an old kernel: the peak then counts from the start of the process
+        # A kernel without it: the peak then counts from the start of the process.
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         self._start = own_resident_bytes()
         self.base_bytes = proportional_bytes(os.getpid())
@@ -32,8 +29,5 @@ class Footprint:
 
 
 def _highest() -> int:
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return 0
+    lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -22,9 +22,9 @@ from penstock_models.errors import one_line
 from penstock_models.vetting.verdict import (
     Limits,
     Progress,
-    Report,
+    Reason,
+    Said,
     Vetted,
-    memory_wanted,
     out_of_memory,
     over_memory,
     refused,
@@ -61,7 +61,7 @@ class Listener:
         self._advance = advance
         self._line = b""
         self._tail = b""
-        self._decoder = msgspec.json.Decoder(Report)
+        self._decoder = msgspec.json.Decoder[Said](Said)
 
     def tail(self) -> str:
         return self._tail.decode("utf-8", "replace")
@@ -88,8 +88,8 @@ class Listener:
         *whole, self._line = (self._line + chunk).split(b"\n")
         self.flooded = len(self._line) > MAX_LINE
         for data in whole:
-            with contextlib.suppress(msgspec.MsgspecError):
-                match self._decoder.decode(data).said:
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+                match self._decoder.decode(data):
                     case Vetted() as verdict:
                         self.verdict = tidy(verdict)
                     case Progress(stage, done, total):
@@ -103,34 +103,29 @@ class Listener:
 
 def conclude(ended: Ended, shown: str, limits: Limits) -> Vetted:
     """What the end of a child that gave no verdict says about the model."""
+    reason, what = _meaning(ended, limits)
+    return refused(reason, f"{shown}: {what}")
+
+
+def _meaning(ended: Ended, limits: Limits) -> tuple[Reason, str]:
+    stage = f"while {ended.stage}"
     last = one_line(ended.tail.strip().rpartition("\n")[2][-200:])
-    during = f"{shown}: "
     if ended.late and ended.waited_s > STARVED_SHARE * limits.wall_s:
-        return refused(
-            "starved",
-            f"{during}waited {ended.waited_s:.0f} of {limits.wall_s:g} s for a processor, while {ended.stage};"
-            " try again when the box is less busy",
-        )
+        waited = f"waited {ended.waited_s:.0f} of {limits.wall_s:g} s for a processor"
+        return "starved", f"{waited}, {stage}; try again when the box is less busy"
     if ended.late:
-        return refused("endless", f"{during}was not done after {limits.wall_s:g} s, while {ended.stage}")
+        return "endless", f"was not done after {limits.wall_s:g} s, {stage}"
     if ended.flooded:
-        return refused("internal", f"{during}the child said more than {MAX_LINE} bytes while {ended.stage}")
+        return "internal", f"the child said more than {MAX_LINE} bytes {stage}"
     if ended.code == -signal.SIGXCPU:
-        return refused(
-            "endless",
-            f"{during}used {limits.cpu_s} s of processor time and was not done, while {ended.stage}",
-        )
+        return "endless", f"used {limits.cpu_s} s of processor time and was not done, {stage}"
     if out_of_memory(ended.tail):
-        wanted = memory_wanted(ended.tail)
-        return refused("memory", over_memory(shown, limits.memory_bytes, ended.stage, wanted))
+        return "memory", over_memory(limits.memory_bytes, ended.stage, ended.tail)
     if ended.code == -signal.SIGKILL:
-        return refused(
-            "memory",
-            f"{during}was killed while {ended.stage}, as the kernel does where the box's memory runs out",
-        )
+        return "memory", f"was killed {stage}, as the kernel does where the box's memory runs out"
     if ended.code < 0:
-        return refused("crashed", f"{during}ended {ending(ended.code)} while {ended.stage} {last}")
-    return refused("internal", f"{during}the child left with code {ended.code} while {ended.stage}: {last}")
+        return "crashed", f"ended {ending(ended.code)} {stage} {last}"
+    return "internal", f"the child left with code {ended.code} {stage}: {last}"
 
 
 def waited_s(pid: int) -> float:

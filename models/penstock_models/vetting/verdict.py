@@ -7,7 +7,7 @@ sides import it, so it imports no runtime.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -45,17 +45,16 @@ model.toml beside a bare model file is; `memory`, `endless`, `crashed`: it went 
 limits, or took its process with it; `starved`: the box was too busy to tell; `internal`: the child itself could not do its work."""
 
 _LIFE_S: dict[str, float] = {
-    "not_a_model": 86_400.0,
-    "truncated": 86_400.0,
-    "external_data": 86_400.0,
-    "bundle": 86_400.0,
-    "custom_op": 3_600.0,
-    "bad_quantization": 3_600.0,
-    "runtime": 3_600.0,
-    "golden": 3_600.0,
-    "memory": 300.0,
-    "endless": 300.0,
-    "crashed": 300.0,
+    **dict.fromkeys(("not_a_model", "truncated", "external_data", "bundle"), 86_400.0),
+    **dict.fromkeys(("custom_op", "bad_quantization", "runtime", "golden"), 3_600.0),
+    **dict.fromkeys(("memory", "endless", "crashed"), 300.0),
+}
+
+_ERRORS: dict[Reason, type[PenstockError]] = {
+    "golden": GoldenError,
+    "placement": PlacementError,
+    "usage": UsageError,
+    "bundle": BundleError,  # the last: GoldenError is one too
 }
 
 _OUT_OF_MEMORY = (
@@ -99,8 +98,7 @@ class Request(msgspec.Struct, frozen=True):
     descriptor: int
     shown: str
     parent: int
-    memory_bytes: int
-    cpu_s: int
+    limits: Limits
     devices: tuple[str, ...] = ()
     name: str = ""
     version: int | None = None
@@ -120,8 +118,7 @@ class Vetted(msgspec.Struct, frozen=True, tag="vetted"):
 
     `message` is one line; `problems` has every golden answer that is wrong, at most `MAX_PROBLEMS`. `resident_bytes` is
     what the process grew by with the version loaded and warm at every batch size, `peak_bytes` its highest growth on the
-    way, `base_bytes` what it took before, with the runtimes alone. `load_ms` is the time until it was warm for one item, `p50_ms` one row's run, `batch_ms` one run of so many rows.
-    `network` says what kept the child off it: `seccomp`, `namespace`, or `open` where the kernel has neither.
+    way, `base_bytes` what it took before, with the runtimes alone. `network` says what kept the child off it: `seccomp`, `namespace`, or `open` where the kernel has neither.
     """
 
     ok: bool
@@ -132,13 +129,9 @@ class Vetted(msgspec.Struct, frozen=True, tag="vetted"):
     files: int = 0
     golden: int = 0
     placement: str = ""
-    max_batch: int = 0
     resident_bytes: int = 0
     peak_bytes: int = 0
     base_bytes: int = 0
-    load_ms: float = 0.0
-    p50_ms: float = 0.0
-    batch_ms: dict[int, float] = {}
     network: str = ""
 
     def require(self) -> None:
@@ -153,24 +146,23 @@ class Vetted(msgspec.Struct, frozen=True, tag="vetted"):
             raise error_of(self)
 
 
-class Report(msgspec.Struct, frozen=True):
-    """One line that a child writes."""
-
-    said: Progress | Vetted
+Said = Progress | Vetted
+"""One line that a child writes."""
 
 
 def error_of(verdict: Vetted) -> PenstockError:
     """A refusal as the error that loading the same version would raise."""
-    match verdict.reason:
-        case "bundle":
-            return BundleError(verdict.message)
-        case "golden":
-            return GoldenError(verdict.message, verdict.problems)
-        case "placement":
-            return PlacementError(verdict.message)
-        case "usage":
-            return UsageError(verdict.message)
-    return ModelRefused(verdict.reason, verdict.message)
+    if verdict.reason == "golden":
+        return GoldenError(verdict.message, verdict.problems)
+    kind = _ERRORS.get(verdict.reason)
+    return kind(verdict.message) if kind else ModelRefused(verdict.reason, verdict.message)
+
+
+def reason_of(error: Exception) -> Reason:
+    """The reason that an error means: a bundle may come from anywhere, so whatever it makes us raise is about it."""
+    if isinstance(error, ModelRefused):
+        return cast(Reason, error.reason)  # by its own contract
+    return next((reason for reason, kind in _ERRORS.items() if isinstance(error, kind)), "bundle")
 
 
 def life_s(verdict: Vetted) -> float | None:
@@ -188,16 +180,11 @@ def out_of_memory(text: str) -> bool:
     return any(words in text for words in _OUT_OF_MEMORY)
 
 
-def memory_wanted(text: str) -> str:
-    """What was asked for at once, from a runtime's words; "" where it does not say."""
+def over_memory(limit_bytes: int, stage: str, text: str) -> str:
+    """The message of `memory`, with what was asked for at once, where a runtime's words say it."""
     size = re.search(r"(?:buffer of size|allocate) (\d+)", text)
-    return f"{int(size[1]) / 1e6:.0f} MB at once" if size else ""
-
-
-def over_memory(shown: str, limit_bytes: int, stage: str, wanted: str) -> str:
-    """The message of `memory`."""
-    asked = f" (it asked for {wanted})" if wanted else ""
-    return f"{shown}: more than {limit_bytes / 1e6:.0f} MB were needed while {stage}{asked}"
+    asked = f" (it asked for {int(size[1]) / 1e6:.0f} MB at once)" if size else ""
+    return f"more than {limit_bytes / 1e6:.0f} MB were needed while {stage}{asked}"
 
 
 def refused(reason: Reason, message: str, problems: tuple[str, ...] = ()) -> Vetted:
@@ -207,5 +194,6 @@ def refused(reason: Reason, message: str, problems: tuple[str, ...] = ()) -> Vet
 
 def tidy(verdict: Vetted) -> Vetted:
     """With texts of one bounded, printable line each: a child that a model took over may say anything."""
+    texts = {name: one_line(getattr(verdict, name)) for name in ("message", "digest", "placement", "network")}
     problems = tuple(map(one_line, verdict.problems[:MAX_PROBLEMS]))
-    return msgspec.structs.replace(verdict, message=one_line(verdict.message), problems=problems)
+    return msgspec.structs.replace(verdict, problems=problems, **texts)

@@ -16,6 +16,8 @@ from penstock_models.vetting.attempt import Attempt, Subject
 from penstock_models.vetting.listening import Advance
 from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted
 
+WAKE_S = 0.2
+
 # One thread: at most one child. It outlives every child, as the kernel ends a child with the thread that started it.
 _turns = ThreadPoolExecutor(1, thread_name_prefix="penstock-vet")
 
@@ -38,7 +40,8 @@ async def vet(
     Raises:
         UsageError: there is nothing at `path`, or it cannot be read.
     """
-    attempt = await asyncio.to_thread(_attempt, Path(path), devices, limits, advance)
+    subject = await asyncio.to_thread(_subject, Path(path))
+    attempt = Attempt(subject, devices, limits, advance)
     return await in_turn(attempt, attempt.run)
 
 
@@ -53,7 +56,7 @@ def vet_blocking(
     Raises:
         UsageError: as `vet`.
     """
-    return _waited_for(_attempt(Path(path), devices, limits, advance))
+    return _waited_for(Attempt(_subject(Path(path)), devices, limits, advance))
 
 
 def require_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -63,7 +66,7 @@ def require_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         UsageError: it cannot be read.
         ModelRefused, PlacementError: as loading it, or `memory`, `endless`, `crashed`.
     """
-    _waited_for(Attempt(Subject("model", path), (), limits, None)).require()
+    _waited_for(Attempt(Subject("model", path), limits=limits)).require()
 
 
 async def pack_apart(source: Path, out: Path) -> None:
@@ -76,7 +79,7 @@ async def pack_apart(source: Path, out: Path) -> None:
         OSError: `out` cannot be made.
     """
     name, version = await asyncio.to_thread(bare_identity, source)
-    attempt = Attempt(Subject("pack", source, name, version, out), (), DEFAULT_LIMITS, None)
+    attempt = Attempt(Subject("pack", source, name, version, out))
     (await in_turn(attempt, attempt.run)).require()
 
 
@@ -93,18 +96,15 @@ async def in_turn(attempt: Attempt, work: Callable[[], Vetted]) -> Vetted:
         raise
 
 
-def _attempt(path: Path, devices: Sequence[str], limits: Limits, advance: Advance | None) -> Attempt:
-    return Attempt(_subject(path), tuple(devices), limits, advance)
-
-
 def _waited_for(attempt: Attempt) -> Vetted:
-    turn = _turns.submit(attempt.run)
     try:
+        turn = _turns.submit(attempt.run)
+        # Not for ever at once: a signal that comes just before the wait, or to the other thread, does not end it.
+        while not wait([turn], WAKE_S).done:
+            pass
         return turn.result()
     finally:
-        if not (turn.done() or turn.cancel()):
-            attempt.kill()
-            wait([turn])
+        attempt.kill()  # where an interrupt came, also one within `submit`
 
 
 def _subject(path: Path) -> Subject:
