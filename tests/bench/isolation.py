@@ -76,10 +76,11 @@ async def _compare(path: Path, batch: list[Item]) -> tuple[float, float, float]:
     for _ in range(CALLS):
         for host, taken in times.items():
             taken.append(await _timed(host, batch))
+    size = process.resident_bytes
     await process.close()
     await executor.close()
     hop = statistics.median(times[process]) - statistics.median(times[thread])
-    return hop * 1e6, start_ms, process.resident_bytes / 1e6
+    return hop * 1e6, start_ms, size / 1e6
 
 
 async def _timed(host: Host, batch: list[Item]) -> float:

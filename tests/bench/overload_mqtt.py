@@ -33,6 +33,7 @@ AT_PEAK = (0.8, 0.9, 1.0)
 """Of the bare loop's rate: what is offered to find the peak."""
 OVER = 2.0
 SLICE_S = 4.0
+FLOOD_S = 8.0
 WARM_S = 0.5
 TRIES = 3
 """How often a repeat is taken until the machine is the same before and after it."""
@@ -123,13 +124,14 @@ class _Crowd:
     def overload(self) -> None:
         """An overload between two peaks, and again where the machine was another one after it."""
         for _ in range(TRIES):
-            before = self._best()
+            offered = self._best_rate()
+            before = self._mixed(offered)
             self._peak = before.goodput
-            below = self._mixed(BELOW * self._peak)
             resident = self._resident()
             over = self._mixed(OVER * self._peak)
             kept = self._resident() / resident
-            after = self._best()
+            after = self._mixed(offered)
+            below = self._mixed(BELOW * self._peak)
             peaks = before.goodput, after.goodput
             if over.on_time and below.on_time and max(peaks) <= (1 + ALIKE) * min(peaks):
                 break
@@ -151,8 +153,8 @@ class _Crowd:
 
     def flood(self) -> None:
         """A quiet route alone, and beside one that is flooded."""
-        quiet = self._group("quiet", "quiet", 8, HIGH * self._peak, LONG_MS)
-        flooding = self._group("flood", "flood", 4, OVER * self._peak, LONG_MS, qos=1)
+        quiet = self._group("quiet", "quiet", 8, HIGH * self._peak, LONG_MS, seconds=FLOOD_S)
+        flooding = self._group("flood", "flood", 4, OVER * self._peak, LONG_MS, seconds=FLOOD_S, qos=1)
         alone = self._slice(quiet)
         beside = self._slice(quiet, flooding)
         batch_ms = beside.batch_ms("flood")
@@ -189,10 +191,11 @@ class _Crowd:
             figure(f"{name}_quiet_p99_added", seen["added"], "batches", most=1.0, note=added),
         ]
 
-    def _best(self) -> Slice:
-        """The slice with the most answers in time of a few about the bare loop's rate."""
-        rate = bare("mobilenet", "--image", self._image, "--seconds", 1)["items_per_s"]
-        return max((self._mixed(part * rate) for part in AT_PEAK), key=lambda found: found.goodput)
+    def _best_rate(self) -> float:
+        """What was offered in the slice with the most answers in time, of a few about the bare loop's rate."""
+        rate = float(bare("mobilenet", "--image", self._image, "--seconds", 1)["items_per_s"])
+        found = {part * rate: self._mixed(part * rate).goodput for part in AT_PEAK}
+        return max(found, key=lambda offered: found[offered])
 
     def _mixed(self, rate: float) -> Slice:
         """So many frames a second, a fifth of the peak at high priority."""
@@ -202,10 +205,19 @@ class _Crowd:
             self._group("low", "crowd", STREAMS, rate - high, WITHIN_MS),
         )
 
-    def _group(self, name: str, topic: str, count: int, rate: float, within_ms: int, **more: int) -> Group:
+    def _group(
+        self,
+        name: str,
+        topic: str,
+        count: int,
+        rate: float,
+        within_ms: int,
+        seconds: float = SLICE_S,
+        **more: int,
+    ) -> Group:
         self._seed += 1
         image = str(self._image)
-        return Group(name, topic, image, count, rate, SLICE_S, within_ms, seed=self._seed, **more)
+        return Group(name, topic, image, count, rate, seconds, within_ms, seed=self._seed, **more)
 
     def _slice(self, *groups: Group) -> Slice:
         spec = msgspec.json.encode(groups).decode()
