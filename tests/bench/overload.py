@@ -28,17 +28,17 @@ from tests.bench.report import Figure, busy_s, figure
 from tests.bench.site import kit
 from tests.bench.traffic import Core, Load, Nobody, Tally, offer, p99, poisson, saturate
 
-MODEL = "version-RFB-640.onnx"
+MODEL = "yolox_nano.onnx"
 THREADS = 2
 FACTORS = (2, 5, 10)
-WITHIN_S = 0.2
+WITHIN_S = 0.1
 FLOOD_WITHIN_S = 1.0
 CLIENTS = 16
 HIGH = 0.2
 """Of the capacity, at high priority; and what the quiet share sends."""
 BELOW = 0.8
 """Of the capacity: the load at which the high priority's p99 is taken for comparison."""
-SLICE_S = 5.0
+SLICE_S = 4.0
 PEAK_S = 1.0
 ALONE_S = 1.0
 WARM_S = 0.3
@@ -119,7 +119,7 @@ class _Overload:
         late, good = len(high.late + low.late), len(high.in_time + low.in_time)
         goodput = (high.goodput + low.goodput) / ((before + after) / 2)
         self.note = (
-            f"a face detector of {self.run.times.mean(1) * 1e3:.1f} ms, {before:.0f}/s, each within"
+            f"an object detector of {self.run.times.mean(1) * 1e3:.1f} ms, {before:.0f}/s, each within"
             f" {WITHIN_S * 1e3:.0f} ms, on {THREADS} threads"
         )
         return {

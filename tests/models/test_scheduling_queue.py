@@ -39,6 +39,13 @@ def take(queue: VersionQueue, limit: int = 9) -> list[str]:
     return names(queue.take(Plan(limit), 0.0).batch)
 
 
+def served(queue: VersionQueue) -> str:
+    """Run a batch of one, and say whose it was."""
+    batch = queue.take(Plan(1), 0.0).batch
+    queue.release(batch)
+    return names(batch)[0]
+
+
 def test_flows_take_turns() -> None:
     queue, a, b = VersionQueue(), flow("a"), flow("b")
     for n in range(3):
@@ -54,6 +61,19 @@ def test_shares_take_turns_whatever_their_flows_and_priorities() -> None:
         queue.push(request(flow(f"a{n}", flooded), rank=0))
         queue.push(request(b, n))
     assert take(queue, 6) == ["a00", "b0", "a10", "b1", "a20", "b2"]
+
+
+@pytest.mark.parametrize("between", [1, 3, 10])
+def test_a_quiet_share_goes_before_a_flooded_one_each_time_it_comes(between: int) -> None:
+    """What it got up to now is nothing that the flood is owed."""
+    queue, flood, quiet = VersionQueue(), flow("flood", Share()), flow("quiet", Share())
+    for n in range(1000):
+        queue.push(request(flood, n))
+    for n in range(30):
+        for _ in range(between):
+            assert served(queue).startswith("flood")
+        queue.push(request(quiet, n))
+        assert served(queue) == f"quiet{n}"
 
 
 def test_historical_requests_of_a_share_wait_for_the_live_ones_of_all() -> None:

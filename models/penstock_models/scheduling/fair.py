@@ -1,10 +1,11 @@
 """Whose turn it is: nobody gets ahead of its fair share, and of those who are not ahead the most urgent goes first.
 
 The rule is Earliest Eligible Virtual Deadline First (Stoica and Abdel-Wahab, 1995) with the deadlines that the requests
-really have. A virtual clock runs as fast as one who had all the service to share would be served: by one over the sum of
-the weights a request. Who was served moves ahead by one over its own weight, and is eligible again when the clock has
-caught up. Who was idle starts at the clock: idling earns nothing. Where nobody has a deadline, who had least goes first
-(Start-time Fair Queueing).
+really have. The virtual clock stands at the mean, by weight, of what those in line got: a request moves it by one over the
+sum of the weights. Who was served moves ahead by one over its own weight, and is eligible again when the clock has caught up.
+Who was idle starts at the clock, or one request behind it at most: idling earns next to nothing. Who leaves takes what it
+got along, so that those who stay are owed nothing for it. Where nobody has a deadline, who had least goes first (Start-time
+Fair Queueing).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _SPARE = 64
 _ROUNDING = 1e-9
 
 NEWCOMER = 1e-6
-"""Of a request: who was idle goes before those that were served up to now."""
+"""Of a request: who comes goes before those that were served up to now."""
 
 _orders = itertools.count(1)
 """Places of all lines: a number that was left in one line is never that of a place in another."""
@@ -59,19 +60,20 @@ class FairLine(Generic[E]):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, entry: E, deadline: float | None = None, back: bool = False) -> None:
+    def add(self, entry: E, deadline: float | None = None) -> None:
         """Let somebody stand here whose most urgent request has that deadline.
 
-        Args:
-            back: it was away to be served, not idle: what it missed meanwhile it is owed, up to one request.
+        Who comes back is owed what it missed, up to one request: it was away to be served, or had nothing for a moment.
         """
-        least = self._clock - (1.0 / entry.weight if back else NEWCOMER)
-        if entry.last is not self or entry.virtual < least:
-            entry.virtual = least
-            entry.last = self
         entry.line = self
         self._count += 1
         self._weight += entry.weight
+        if entry.last is self:
+            entry.virtual = max(entry.virtual, self._clock - 1.0 / entry.weight - NEWCOMER)
+            self._clock += (entry.virtual - self._clock) * entry.weight / self._weight
+        else:
+            entry.virtual = self._clock - NEWCOMER
+            entry.last = self
         self.move(entry, deadline)
 
     def leave(self, entry: E) -> None:
@@ -80,7 +82,9 @@ class FairLine(Generic[E]):
         entry.order = 0
         self._count -= 1
         self._weight -= entry.weight
-        if not self._count:
+        if self._count:
+            self._clock += (self._clock - entry.virtual) * entry.weight / self._weight
+        else:
             self._weight = 0.0  # what rounding left
             self._ready.clear()
             self._ahead.clear()
@@ -107,7 +111,7 @@ class FairLine(Generic[E]):
                 heapq.heappop(ready)
             if ready:
                 return ready[0][2]
-            self._clock = self._ahead[0][0]  # all had more than their share: go on with who had least
+            self._clock = self._ahead[0][0]  # by what rounding left, nobody is at the mean
 
     def entries(self) -> list[E]:
         """All that stand here, in no order."""

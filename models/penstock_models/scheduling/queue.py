@@ -175,7 +175,7 @@ class VersionQueue:
             flow.busy = False
             flow.queue._busy.discard(flow)
             if flow.waiting and flow.line is None:
-                flow.queue._stand(flow, back=True)
+                flow.queue._stand(flow)
 
     def expire(self, now: float) -> list[Any]:
         """Take out the waiting requests whose deadline has passed."""
@@ -290,7 +290,7 @@ class VersionQueue:
             flow.busy = True
             self._busy.add(flow)
 
-    def _stand(self, flow: Flow, back: bool = False) -> None:
+    def _stand(self, flow: Flow) -> None:
         """Put a flow where its first request belongs; out of line where it has none."""
         if not flow.waiting:
             if flow.line is not None:
@@ -307,7 +307,7 @@ class VersionQueue:
             return
         if flow.line is not None:
             self._leave(flow)
-        line.add(flow, request.deadline, back)
+        line.add(flow, request.deadline)
         self._standing += 1
         turns.ranks |= 1 << request.rank
         if turns.line is None:
