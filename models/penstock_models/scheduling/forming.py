@@ -1,9 +1,8 @@
 """How large a batch may become, and from which size on it is worth running. Pure.
 
-A batch takes what waits, up to `BATCH_S` of work, and no more than makes it nearly as efficient as the largest one could be:
-what comes next waits for its end, and so do those in it. While nothing waits, batches are single requests and nobody waits
-for company. Work of more than `SHARED_S` is shared among the slots that are free; below it, a second hop costs more than
-it saves.
+A batch takes what waits, up to `BATCH_S` of work: a bound on what a full queue adds to the wait of the next request. While
+nothing waits, batches are single requests and nobody waits for company. Work of more than `SHARED_S` is shared among
+the slots that are free; below it, a second hop costs more than it saves.
 
 Where a queue drops work anyway, small batches for the sake of the most urgent request would cost the others: there a
 request must leave time for a batch that is nearly as efficient as the largest one (early drop, as in Nexus).
@@ -17,9 +16,6 @@ from penstock_models.scheduling.prediction import TINY_S, BatchTime
 
 BATCH_S = 0.025
 SHARED_S = 0.001
-HOP_S = 0.0002
-"""What a call costs beside the model, whatever is in it."""
-
 BATCH_ITEMS = 64
 
 EFFICIENT = 0.97
@@ -29,18 +25,18 @@ EFFICIENT = 0.97
 def batch_limit(times: BatchTime, waiting: int, slots: int) -> int:
     """How many of the waiting requests go into one call, where so many slots are free.
 
-    One call for several short requests pays where the model itself takes one at a time, too: what it saves is hops.
+    One call for several requests pays where the model itself takes one at a time, too: what it saves is hops.
     """
     item_s = max(times.item_s, TINY_S)
     longest_s = max(BATCH_S, times.mean(1) + times.mean(0))  # twice what no batch can save
-    most = max(1, min(int((longest_s - times.mean(0)) / item_s), times.largest, BATCH_ITEMS))
-    short = max(1, int(SHARED_S / item_s))
-    return min(most, max(short, min(-(-waiting // slots), least_efficient(times, most))))
+    fits = int((longest_s - times.mean(0)) / item_s)
+    share = max(-(-waiting // slots), int(SHARED_S / item_s))
+    return max(1, min(share, fits, times.largest, BATCH_ITEMS))
 
 
 def least_efficient(times: BatchTime, limit: int) -> int:
-    """The smallest batch that is nearly as efficient as one of `limit`: n / (α·n + β) is at least `EFFICIENT` of it, where
-    β has what a call costs in any case."""
-    alpha, beta = max(times.item_s, TINY_S), times.mean(0) + HOP_S
+    """The smallest batch that is nearly as efficient as one of `limit`: n / (α·n + β) is at least
+    `EFFICIENT` of it."""
+    alpha, beta = max(times.item_s, TINY_S), times.mean(0)
     wanted = EFFICIENT * limit / (alpha * limit + beta)
     return min(limit, max(1, math.ceil(wanted * beta / (1 - wanted * alpha))))
