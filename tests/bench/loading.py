@@ -16,10 +16,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from penstock_models.executor import ThreadExecutor
+from penstock_models.images import MAX_PIXELS
 from penstock_models.items import ServableInfo
 from penstock_models.pack import pack
 from penstock_models.scheduling.runs import VersionRun
+from penstock_models.serving.executor import Load as Served
+from penstock_models.serving.executor import ServingExecutor
+from penstock_models.store import open_version
 from tests.bench.arrivals import arrivals
 from tests.bench.batching import tensor_item
 from tests.bench.neighbours import InProcesses, InThread, Neighbour, Nothing
@@ -96,10 +99,11 @@ def measure(folder: Path, minutes: float) -> Sequence[Figure]:
 
 async def _slices(served: Path, larger: Path, seconds: float) -> tuple[list[Slice], int]:
     """Slices in turns until there are enough or the time is over; and how many loads in processes were whole."""
-    executor = ThreadExecutor(THREADS)
-    info = await executor.load(str(served))
+    executor = ServingExecutor(THREADS, max_pixels=MAX_PIXELS, model_cache=served.parent / "engines")
+    info = await executor.load(Served("served", served, open_version(served).digest))
+    executor.serving = True
     bench = _Bench(Core(executor, THREADS), info, served)
-    process = InProcesses(str(larger))
+    process = InProcesses(executor, larger)
     neighbours: dict[str, Neighbour] = {
         "quiet": Nothing(),
         "process": process,

@@ -11,11 +11,10 @@ from typing import Protocol
 
 import psutil
 
-from penstock_models.images import MAX_PIXELS
-from penstock_models.isolation.process_host import ProcessHost
 from penstock_models.loading import load_version
+from penstock_models.serving.executor import Load, ServingExecutor
+from penstock_models.store import open_version
 
-LOAD_TIMEOUT_S = 300.0
 SPAWN_S = 0.05
 
 
@@ -40,9 +39,10 @@ class Nothing:
 class InProcesses:
     """Loads in processes of their own, as versions are loaded beside others. A pause stops them where they are."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, executor: ServingExecutor, path: Path) -> None:
         self.count = 0
-        self._path = path
+        self._executor = executor
+        self._load = Load(path.stem, path, open_version(path).digest)
         self._may = asyncio.Event()
         self._closing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -72,12 +72,12 @@ class InProcesses:
     async def _work(self) -> None:
         while True:
             await self._may.wait()
-            host = await ProcessHost.open(self._path, max_pixels=MAX_PIXELS, load_timeout_s=LOAD_TIMEOUT_S)
+            await self._executor.load(self._load)
             try:
                 await self._may.wait()
             finally:
                 async with self._closing:
-                    await host.close()
+                    await self._executor.unload(self._load.digest)
             self.count += 1
 
     @staticmethod

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 
 from penstock_models.errors import HostError
+from penstock_models.gaps import Gaps
 from penstock_models.hosts import CLOSE_S
 from penstock_models.isolation.calls import AnyCall, ProbeCall, RunCall
 from penstock_models.isolation.channel import Channel, ChannelError
@@ -68,6 +69,7 @@ class ProcessHost:
         cache_bytes: int = 0,
         model_cache: str = "",
         limit_bytes: int = 0,
+        gaps: Gaps | None = None,
     ) -> ProcessHost:
         """Load a version in a fresh process, behind everybody else, and serve it. A cancelled one leaves nothing.
 
@@ -80,6 +82,7 @@ class ProcessHost:
             cache_bytes: of answers to keep for inputs that come again; 0 for none.
             model_cache: folder where runtimes keep what they made of a model; "" for nowhere.
             limit_bytes: memory of the process beyond which it is lost; 0 for no limit.
+            gaps: of those that serve, in which it loads; None where nobody serves.
 
         Raises:
             BundleError, ModelRefused, PlacementError, UsageError: as a load in this process.
@@ -95,7 +98,8 @@ class ProcessHost:
         )
         host = await cls._started(path, threads, limit_bytes)
         try:
-            await host._load(load, load_timeout_s)
+            with gaps.within(host._child.signal) if gaps is not None else contextlib.nullcontext():
+                await host._load(load, load_timeout_s)
         except BaseException:
             host._child.kill()
             await asyncio.shield(host._child.ended)

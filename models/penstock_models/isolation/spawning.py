@@ -66,10 +66,14 @@ class Child(asyncio.SubprocessProtocol):
 
     def kill(self) -> None:
         """End it, if it is there."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there."""
         if self._transport.get_returncode() is None:
             # Not the transport's own way, which looks for its end first, and may take it from who waits for it.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
 
     def epitaph(self) -> str:
         """How it ended, with its last words."""

@@ -23,6 +23,7 @@ from penstock_models.devices.supervised import Limits, SupervisedHost
 from penstock_models.devices.supervision import Supervision
 from penstock_models.errors import UsageError
 from penstock_models.executor import ThreadExecutor
+from penstock_models.gaps import Gaps
 from penstock_models.hosts import Host
 from penstock_models.isolation.process_host import ProcessHost
 from penstock_models.isolation.thread_host import ThreadHost
@@ -102,6 +103,7 @@ class ServingExecutor:
         self.serving = False
         self.fault: Future[None] = asyncio.get_running_loop().create_future()
         self._threads = ThreadExecutor(threads, max_pixels=max_pixels)
+        self._gaps = Gaps(threads)
         self._max_pixels = max_pixels
         self._model_cache = model_cache
         self._on_change = on_change
@@ -147,7 +149,10 @@ class ServingExecutor:
         host = self._hosts.get(digest)
         if host is None:
             raise UsageError(f"no version {digest} is loaded; load its bundle first")
-        return host.run(items, timeout_s)
+        self._gaps.begin()
+        run = host.run(items, timeout_s)
+        run.add_done_callback(self._ran)
+        return run
 
     async def probe(self, digest: str) -> bool:
         host = self._hosts.get(digest)
@@ -196,7 +201,11 @@ class ServingExecutor:
             cache_bytes=wanted.options.cache_bytes,
             model_cache=str(self._model_cache) if device not in IN_THREADS else "",
             limit_bytes=BASE_BYTES + int(LEAK * measured) if measured else 0,
+            gaps=self._gaps,
         )
+
+    def _ran(self, _: Future[list[Outcome]]) -> None:
+        self._gaps.end()
 
     def _unsupervised(self, lost: Future[str]) -> None:
         if not lost.cancelled() and not self.fault.done():

@@ -1,0 +1,95 @@
+"""Processes that nobody waits for are stopped while every slot is busy, and never for good."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from penstock_models.gaps import BREATH_S, PAUSE_S, Gaps
+from tests.fakes.virtual_time import in_virtual_time
+
+STOP, GO = signal.SIGSTOP, signal.SIGCONT
+
+
+class Process:
+    """Remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[signal.Signals] = []
+
+    def send(self, number: signal.Signals) -> None:
+        self.sent.append(number)
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.sent) and self.sent[-1] == STOP
+
+
+@pytest.fixture
+def process() -> Process:
+    return Process()
+
+
+async def test_it_is_stopped_while_all_slots_are_busy(process: Process) -> None:
+    gaps = Gaps(2)
+    with gaps.within(process.send):
+        gaps.begin()
+        assert not process.stopped
+        gaps.begin()
+        assert process.stopped
+        gaps.end()
+        await asyncio.sleep(0)
+        assert process.sent == [STOP, GO]
+    assert not process.stopped
+
+
+async def test_a_slot_that_is_taken_at_once_lets_nothing_go_on(process: Process) -> None:
+    gaps = Gaps(1)
+    with gaps.within(process.send):
+        gaps.begin()
+        for _ in range(5):
+            gaps.end()
+            gaps.begin()
+            await asyncio.sleep(0)
+        assert process.sent == [STOP]
+
+
+async def test_one_that_starts_beside_busy_slots_is_stopped_and_goes_on_when_it_is_done(
+    process: Process,
+) -> None:
+    gaps, other = Gaps(1), Process()
+    gaps.begin()
+    with gaps.within(process.send):
+        assert process.stopped
+        with gaps.within(other.send):
+            assert other.stopped
+        assert not other.stopped and process.stopped
+    assert not process.stopped
+
+
+@in_virtual_time
+async def test_beside_slots_that_are_always_busy_it_runs_for_a_moment_now_and_then() -> None:
+    gaps, process = Gaps(1), Process()
+    with gaps.within(process.send):
+        gaps.begin()
+        await asyncio.sleep(BREATH_S / 2)
+        for _ in range(3):
+            assert process.stopped
+            await asyncio.sleep(PAUSE_S)
+            assert not process.stopped
+            await asyncio.sleep(BREATH_S)
+
+
+@in_virtual_time
+async def test_nothing_is_sent_to_one_that_left() -> None:
+    gaps, process = Gaps(1), Process()
+    gaps.begin()
+    with gaps.within(process.send):
+        pass
+    sent = list(process.sent)
+    await asyncio.sleep(3 * PAUSE_S)
+    gaps.end()
+    await asyncio.sleep(PAUSE_S)
+    assert process.sent == sent == [STOP, GO]
