@@ -33,7 +33,7 @@ class Gaps:
     def begin(self) -> None:
         """A slot is busy."""
         self._busy += 1
-        if self._processes and self._busy == self._slots and self._timer is None:
+        if self._processes and self._busy >= self._slots and self._timer is None:
             self._stop()
 
     def end(self) -> None:

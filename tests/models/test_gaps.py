@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
+import psutil
 import pytest
 
+from penstock_models.errors import HostError
 from penstock_models.gaps import BREATH_S, PAUSE_S, Gaps
 from tests.fakes.virtual_time import in_virtual_time
+from tests.models.hosted import children, opened, pid_of, until, written
+from tests.models.loaded import bundle, scaler
 
 STOP, GO = signal.SIGSTOP, signal.SIGCONT
 
@@ -93,3 +98,38 @@ async def test_nothing_is_sent_to_one_that_left() -> None:
     gaps.end()
     await asyncio.sleep(PAUSE_S)
     assert process.sent == sent == [STOP, GO]
+
+
+# --- a real process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return written(bundle(scaler(width=2)), tmp_path)
+
+
+def is_stopped(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+
+
+async def test_a_load_beside_busy_slots_is_stopped_and_ends_in_the_gap(path: str) -> None:
+    before, gaps = children(), Gaps(1)
+    gaps.begin()
+    loading = asyncio.create_task(opened(path, gaps=gaps))
+    await until(lambda: any(map(is_stopped, children() - before)))
+    assert not loading.done()
+    gaps.end()
+    host = await loading
+    try:
+        gaps.begin()  # it serves now, and is nothing that waits
+        assert not is_stopped(pid_of(host)) and await host.probe()
+    finally:
+        await host.close()
+
+
+async def test_a_stopped_load_keeps_its_time_limit_and_leaves_nothing(path: str) -> None:
+    before, gaps = children(), Gaps(1)
+    gaps.begin()
+    with pytest.raises(HostError, match="not loaded within"):
+        await opened(path, gaps=gaps, load_timeout_s=0.2)
+    assert children() == before

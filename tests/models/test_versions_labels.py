@@ -1,7 +1,6 @@
 """The version manager, told as it goes: labels, and what a restart brings back."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,13 +10,6 @@ from penstock_models.versions.policy import All, Latest
 from penstock_models.versions.record import Record
 
 from .version_world import World
-
-
-@pytest.fixture
-async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    made = World(monkeypatch)
-    yield made
-    await made.stop()
 
 
 async def test_a_label_holds_its_version_and_moves_without_a_load(world: World) -> None:

@@ -1,7 +1,6 @@
 """The version manager, told as it goes: swaps, failures, unloads, cancellation."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,13 +14,6 @@ from penstock_models.versions.retry import RETRIES
 from penstock_models.versions.staging import Staged
 
 from .version_world import World
-
-
-@pytest.fixture
-async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    made = World(monkeypatch)
-    yield made
-    await made.stop()
 
 
 async def test_the_newest_is_served_and_a_newer_one_takes_over_without_a_gap(world: World) -> None:

@@ -1,21 +1,10 @@
 """The version manager, told as it goes: memory, and more models than it holds."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from penstock_models.versions.config import ModelConfig
 from penstock_models.versions.life import PARKED_RETRY_S
 from penstock_models.versions.residency import SETTLED_S
 
 from .version_world import SIZE, World
-
-
-@pytest.fixture
-async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    made = World(monkeypatch)
-    yield made
-    await made.stop()
 
 
 async def test_too_little_memory_is_refused_with_the_numbers_and_the_old_one_serves(world: World) -> None:

@@ -149,8 +149,8 @@ class ServingExecutor:
         host = self._hosts.get(digest)
         if host is None:
             raise UsageError(f"no version {digest} is loaded; load its bundle first")
-        self._gaps.begin()
         run = host.run(items, timeout_s)
+        self._gaps.begin()
         run.add_done_callback(self._ran)
         return run
 
