@@ -59,6 +59,17 @@ def bring_forward(known: Set[int], nice: int) -> int:
     return behind
 
 
+def stand_last() -> None:
+    """Let every thread of this process run only where nobody else would, for its end.
+
+    The last of them frees its memory, at the priority of that thread and in one piece: 130 MB took 18 ms, which kept a
+    batch on the same core waiting at nice 19 and did not so.
+    """
+    for thread in threads():
+        with contextlib.suppress(OSError, AttributeError):  # it ended, or the system is not Linux
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+
+
 def threads() -> set[int]:
     """The numbers of this process's threads; none where there is no /proc."""
     try:

@@ -1,4 +1,4 @@
-"""Processes that nobody waits for are stopped while every slot is busy, and never for good."""
+"""Processes that nobody waits for are stopped while few slots are free, and never for good."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from penstock_models.errors import HostError
 from penstock_models.gaps import BREATH_S, PAUSE_S, Gaps
+from penstock_models.vetting.vet import vet
 from tests.fakes.virtual_time import in_virtual_time
 from tests.models.hosted import children, opened, pid_of, until, written
 from tests.models.loaded import bundle, scaler
@@ -37,11 +38,15 @@ def process() -> Process:
     return Process()
 
 
-async def test_it_is_stopped_while_all_slots_are_busy(process: Process) -> None:
-    gaps = Gaps(2)
+@pytest.mark.parametrize(("slots", "most"), [(1, 0), (2, 0), (3, 1), (8, 6)])
+async def test_it_runs_while_a_slot_is_free_for_it_and_one_for_what_comes(
+    slots: int, most: int, process: Process
+) -> None:
+    gaps = Gaps(slots)
     with gaps.within(process.send):
-        gaps.begin()
-        assert not process.stopped
+        for _ in range(most):
+            gaps.begin()
+        assert not process.sent
         gaps.begin()
         assert process.stopped
         gaps.end()
@@ -87,6 +92,20 @@ async def test_beside_slots_that_are_always_busy_it_runs_for_a_moment_now_and_th
             await asyncio.sleep(BREATH_S)
 
 
+async def test_a_time_limit_does_not_count_while_it_is_stopped(process: Process) -> None:
+    gaps, loop = Gaps(1), asyncio.get_running_loop()
+    done = loop.create_future()
+    with gaps.within(process.send):
+        began, runs = loop.time(), gaps.running_s
+        loop.call_later(0.05, gaps.begin)
+        loop.call_later(0.08, gaps.end)
+        assert not await gaps.wait(done, 0.1)
+        assert loop.time() - began == pytest.approx(0.13, abs=0.02)
+        assert gaps.running_s - runs == pytest.approx(0.1, abs=0.02)
+        loop.call_later(0.01, done.set_result, None)
+        assert await gaps.wait(done, 0.1)
+
+
 @in_virtual_time
 async def test_nothing_is_sent_to_one_that_left() -> None:
     gaps, process = Gaps(1), Process()
@@ -127,9 +146,39 @@ async def test_a_load_beside_busy_slots_is_stopped_and_ends_in_the_gap(path: str
         await host.close()
 
 
-async def test_a_stopped_load_keeps_its_time_limit_and_leaves_nothing(path: str) -> None:
+async def test_a_load_beside_slots_that_are_always_busy_ends_too(path: str) -> None:
+    gaps = Gaps(1)
+    gaps.begin()
+    host = await opened(path, gaps=gaps)
+    assert await host.probe()
+    await host.close()
+
+
+async def test_a_close_beside_busy_slots_ends_in_the_gap(path: str) -> None:
+    gaps = Gaps(1)
+    host = await opened(path, gaps=gaps)
+    pid = pid_of(host)
+    gaps.begin()
+    closing = asyncio.create_task(host.close())
+    await until(lambda: is_stopped(pid))
+    gaps.end()
+    await closing
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_load_that_does_not_end_is_given_up_in_the_gaps_too(path: str) -> None:
     before, gaps = children(), Gaps(1)
     gaps.begin()
     with pytest.raises(HostError, match="not loaded within"):
-        await opened(path, gaps=gaps, load_timeout_s=0.2)
+        await opened(path, gaps=gaps, load_timeout_s=0.02)
     assert children() == before
+
+
+async def test_a_trial_beside_busy_slots_is_stopped_and_ends_in_the_gap(path: str) -> None:
+    before, gaps = children(), Gaps(1)
+    trial = asyncio.create_task(vet(path, gaps=gaps))
+    await until(lambda: bool(children() - before))
+    gaps.begin()
+    await until(lambda: any(map(is_stopped, children() - before)))
+    gaps.end()
+    assert (await trial).ok and children() == before

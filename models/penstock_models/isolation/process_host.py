@@ -38,13 +38,16 @@ class ProcessHost:
 
     info: ServableInfo
 
-    def __init__(self, child: Child, line: Line[Reply], channel: Channel, limit_bytes: int) -> None:
+    def __init__(
+        self, child: Child, line: Line[Reply], channel: Channel, limit_bytes: int, gaps: Gaps
+    ) -> None:
         """Listen to a process; `open` is the way in."""
         self._loop = asyncio.get_running_loop()
         self._child = child
         self._line = line
         self._channel = channel
         self._limit_bytes = limit_bytes
+        self._gaps = gaps
         self._desk = Desk(line, self._end)
         self._loaded: asyncio.Future[Loaded | Failed] = self._loop.create_future()
         self._refusal = ""  # why nothing new is taken; "" while something is
@@ -77,12 +80,12 @@ class ProcessHost:
             path, devices: as `ThreadExecutor.load` takes them.
             threads: how many batches it runs at once.
             max_pixels: pictures beyond it are `rejected: pixels`.
-            load_timeout_s: from the start of the process to the golden answers.
+            load_timeout_s: from the start of the process to the golden answers; the time in which it is stopped does not count.
             expected_digest: what the bundle's digest must be; "" for any.
             cache_bytes: of answers to keep for inputs that come again; 0 for none.
             model_cache: folder where runtimes keep what they made of a model; "" for nowhere.
             limit_bytes: memory of the process beyond which it is lost; 0 for no limit.
-            gaps: of those that serve, in which it loads; None where nobody serves.
+            gaps: of those that serve, in which it loads and closes; None where nobody serves.
 
         Raises:
             BundleError, ModelRefused, PlacementError, UsageError: as a load in this process.
@@ -96,9 +99,9 @@ class ProcessHost:
             cache_bytes,
             os.fsencode(model_cache),
         )
-        host = await cls._started(path, threads, limit_bytes)
+        host = await cls._started(path, threads, limit_bytes, gaps or Gaps(threads))
         try:
-            with gaps.within(host._child.signal) if gaps is not None else contextlib.nullcontext():
+            with host._gaps.within(host._child.signal):
                 await host._load(load, load_timeout_s)
         except BaseException:
             host._child.kill()
@@ -108,13 +111,13 @@ class ProcessHost:
         return host
 
     @classmethod
-    async def _started(cls, path: str, threads: int, limit_bytes: int) -> ProcessHost:
+    async def _started(cls, path: str, threads: int, limit_bytes: int, gaps: Gaps) -> ProcessHost:
         try:
             child, end = await Child.start(threads)
         except OSError as error:
             raise HostError("crashed", f"{path}: no process could be started for it: {error}") from error
         channel = Channel(end)
-        return cls(child, Line[Reply](channel, replies, threads + 1), channel, limit_bytes)
+        return cls(child, Line[Reply](channel, replies, threads + 1), channel, limit_bytes, gaps)
 
     def run(self, items: Sequence[Item], timeout_s: float) -> asyncio.Future[list[Outcome]]:
         """One call for a whole batch; the limit counts from when it leaves the line. As `Host.run`.
@@ -211,12 +214,10 @@ class ProcessHost:
         path = os.fsdecode(load.path)
         with contextlib.suppress(ChannelError):  # it ended already, and that says why
             self._line.say(self._line.slots[CONTROL], load)
-        try:
-            async with asyncio.timeout(timeout_s):
-                word = await asyncio.shield(self._loaded)
-        except TimeoutError as error:
+        if not await self._gaps.wait(self._loaded, timeout_s):
             text = f"{path}: not loaded within {timeout_s:g} s; give it more time, or the machine less to do"
-            raise HostError("load_timeout", text) from error
+            raise HostError("load_timeout", text)
+        word = self._loaded.result()
         if isinstance(word, Failed):
             raise raised(word, path)
         self.info = word.info
@@ -243,7 +244,8 @@ class ProcessHost:
             await asyncio.wait([self._desk.quiet()], timeout=CLOSE_S)
             if not self._desk.running:
                 self._say_close()
-                await asyncio.wait([self._child.ended], timeout=END_S)
+                with self._gaps.within(self._child.signal):
+                    await self._gaps.wait(self._child.ended, END_S)
         finally:
             self._child.kill()
             await asyncio.shield(self._child.ended)

@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from penstock_models.background import bring_forward, threads
+from penstock_models.background import bring_forward, stand_last, threads
 from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import PenstockError
 from penstock_models.executor import ThreadExecutor, outcomes
@@ -134,6 +134,7 @@ class _Serving:
         self._line.say(slot, Probed(await self._executor.probe(self._digest), self._hung()))
 
     async def _close(self) -> None:
+        stand_last()
         await self._executor.close()
         self._closed.set_result(None)
 

@@ -69,7 +69,7 @@ class ServingCore:
         self.targets = Targets(self.scheduler, lambda: self.manager, self._heard)
         loader = Loader(
             self.executor,
-            Verdicts(state / "verdicts"),
+            Verdicts(state / "verdicts", gaps=self.executor.gaps),
             lambda name: self._options.get(name, VersionOptions()),
         )
         box = SystemBox(settings.budget_bytes)

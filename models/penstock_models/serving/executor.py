@@ -81,7 +81,7 @@ class ServingExecutor:
     """An `Executor`. Used from one event loop.
 
     While it is not `serving`, loads happen in this process; the owner sets it before the first request comes. `fault` raises
-    what the owner must not survive: nobody looks after a version any more.
+    what the owner must not survive: nobody looks after a version any more. In its `gaps` runs what may wait for its batches.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ServingExecutor:
         self.serving = False
         self.fault: Future[None] = asyncio.get_running_loop().create_future()
         self._threads = ThreadExecutor(threads, max_pixels=max_pixels)
-        self._gaps = Gaps(threads)
+        self.gaps = Gaps(threads)
         self._max_pixels = max_pixels
         self._model_cache = model_cache
         self._on_change = on_change
@@ -150,7 +150,7 @@ class ServingExecutor:
         if host is None:
             raise UsageError(f"no version {digest} is loaded; load its bundle first")
         run = host.run(items, timeout_s)
-        self._gaps.begin()
+        self.gaps.begin()
         run.add_done_callback(self._ran)
         return run
 
@@ -201,11 +201,11 @@ class ServingExecutor:
             cache_bytes=wanted.options.cache_bytes,
             model_cache=str(self._model_cache) if device not in IN_THREADS else "",
             limit_bytes=BASE_BYTES + int(LEAK * measured) if measured else 0,
-            gaps=self._gaps,
+            gaps=self.gaps,
         )
 
     def _ran(self, _: Future[list[Outcome]]) -> None:
-        self._gaps.end()
+        self.gaps.end()
 
     def _unsupervised(self, lost: Future[str]) -> None:
         if not lost.cancelled() and not self.fault.done():

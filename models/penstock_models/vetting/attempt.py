@@ -22,6 +22,7 @@ import msgspec
 
 from penstock_models.children import command, environment
 from penstock_models.errors import UsageError
+from penstock_models.gaps import Gaps
 from penstock_models.versions.box import SystemBox
 from penstock_models.vetting.listening import Advance, Ended, Listener, conclude, waited_s
 from penstock_models.vetting.verdict import DEFAULT_LIMITS, Kind, Limits, Reason, Request, Vetted, refused
@@ -53,7 +54,13 @@ class Attempt:
         devices: Sequence[str] = (),
         limits: Limits = DEFAULT_LIMITS,
         advance: Advance | None = None,
+        gaps: Gaps | None = None,
     ) -> None:
+        """
+        Args:
+            gaps: of those that serve, in which the child runs; None where nobody serves.
+        """
+        self.gaps = gaps or Gaps(1)
         self._subject = subject
         self._devices = tuple(devices)
         self._limits = limits
@@ -90,6 +97,15 @@ class Attempt:
             if self._unreaped is not None:
                 _end(self._unreaped)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send the child a signal, unless it is just being started or ended: nobody waits here."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._unreaped is not None:
+                    os.kill(self._unreaped, number)
+            finally:
+                self._lock.release()
+
     def _converse(self, given: int, out: int | None) -> Vetted:
         limits = msgspec.structs.replace(self._limits, memory_bytes=_granted(self._limits.memory_bytes))
         reader, writer = os.pipe()
@@ -105,7 +121,7 @@ class Attempt:
             listener = Listener(self._advance)
             waited = 0.0
             try:
-                listener.listen(process, words, limits.wall_s)
+                listener.listen(process, words, limits.wall_s, self.gaps)
                 waited = waited_s(process.pid)
             finally:
                 self._reap(process, ended_by_itself=not (listener.late or listener.flooded))

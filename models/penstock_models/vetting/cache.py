@@ -21,6 +21,7 @@ import msgspec
 from penstock_models.bundle import digest_at, locate
 from penstock_models.errors import PenstockError
 from penstock_models.files import replacing, sweep
+from penstock_models.gaps import Gaps
 from penstock_models.store import holds_bundle
 from penstock_models.vetting.attempt import Attempt, Subject
 from penstock_models.vetting.verdict import DEFAULT_LIMITS, Limits, Vetted, life_s
@@ -58,8 +59,15 @@ class _Entry(msgspec.Struct, frozen=True):
 class Verdicts:
     """A folder of verdicts. Safe for several processes: files appear whole, and the worst is to vet twice."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.time, gaps: Gaps | None = None
+    ) -> None:
+        """
+        Args:
+            gaps: of those that serve, in which a version is tried; None where nobody serves.
+        """
         self._folder = folder
+        self._gaps = gaps
         self._clock = clock
 
     async def vet(
@@ -75,12 +83,12 @@ class Verdicts:
         path = Path(path)
         place, digest = await asyncio.to_thread(_identified, path)
         if not digest:
-            return await vet(path, devices, limits)
+            return await vet(path, devices, limits, gaps=self._gaps)
         key = key_of(digest, devices, limits, await asyncio.to_thread(versions))
         known = await asyncio.to_thread(self.get, key, digest)
         if known is not None:
             return known
-        attempt = Attempt(Subject("bundle", place), devices, limits)
+        attempt = Attempt(Subject("bundle", place), devices, limits, gaps=self._gaps)
         return await in_turn(attempt, lambda: self._settled(key, digest, place, attempt))
 
     def get(self, key: str, digest: str) -> Vetted | None:

@@ -11,6 +11,7 @@ import sys
 
 import msgspec
 
+from penstock_models.background import stand_last
 from penstock_models.children import end_with
 from penstock_models.vetting import confine
 from penstock_models.vetting.verdict import Request, Said
@@ -31,6 +32,7 @@ def main(words: list[str]) -> None:
     from penstock_models.vetting.examine import examine
 
     say(msgspec.structs.replace(examine(request, say), network=network))
+    stand_last()
     os._exit(0)  # what the model left behind need not be tidied up
 
 

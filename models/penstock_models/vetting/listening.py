@@ -10,7 +10,6 @@ import os
 import selectors
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -19,6 +18,7 @@ import msgspec
 
 from penstock_models.children import ending
 from penstock_models.errors import one_line
+from penstock_models.gaps import Gaps
 from penstock_models.vetting.verdict import (
     Limits,
     Progress,
@@ -66,15 +66,15 @@ class Listener:
     def tail(self) -> str:
         return self._tail.decode("utf-8", "replace")
 
-    def listen(self, process: subprocess.Popen[bytes], words: IO[bytes], wall_s: float) -> None:
-        """Until both pipes end, the time is over, or it says more than a child ever has to say."""
-        until = time.monotonic() + wall_s
+    def listen(self, process: subprocess.Popen[bytes], words: IO[bytes], wall_s: float, gaps: Gaps) -> None:
+        """Until both pipes end, the time is over in which it was not stopped, or it says more than a child ever has to say."""
+        until = gaps.running_s + wall_s
         assert process.stderr is not None
         with selectors.DefaultSelector() as selector:
             selector.register(words, selectors.EVENT_READ, self._said)
             selector.register(process.stderr, selectors.EVENT_READ, self._complained)
             while selector.get_map() and not (self.late or self.flooded):
-                left = until - time.monotonic()
+                left = until - gaps.running_s
                 ready = selector.select(max(0.0, left))
                 self.late = left <= 0
                 for key, _ in ready:

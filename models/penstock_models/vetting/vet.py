@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from penstock_models.bundle import locate
+from penstock_models.gaps import Gaps
 from penstock_models.store import bare_identity, holds_bundle
 from penstock_models.vetting.attempt import Attempt, Subject
 from penstock_models.vetting.listening import Advance
@@ -27,6 +28,7 @@ async def vet(
     devices: Sequence[str] = (),
     limits: Limits = DEFAULT_LIMITS,
     advance: Advance | None = None,
+    gaps: Gaps | None = None,
 ) -> Vetted:
     """Load, run and measure a version in a limited child process.
 
@@ -36,12 +38,13 @@ async def vet(
         path: a bundle, an unpacked one, or a folder with a bare model file.
         devices: preference list as for loading.
         advance: called (in another thread) after each golden sample with how many of how many are done.
+        gaps: of those that serve, in which the child runs; None where nobody serves.
 
     Raises:
         UsageError: there is nothing at `path`, or it cannot be read.
     """
     subject = await asyncio.to_thread(_subject, Path(path))
-    attempt = Attempt(subject, devices, limits, advance)
+    attempt = Attempt(subject, devices, limits, advance, gaps)
     return await in_turn(attempt, attempt.run)
 
 
@@ -88,7 +91,8 @@ async def in_turn(attempt: Attempt, work: Callable[[], Vetted]) -> Vetted:
     turn = _turns.submit(work)
     done = asyncio.wrap_future(turn)
     try:
-        return await asyncio.shield(done)
+        with attempt.gaps.within(attempt.signal):
+            return await asyncio.shield(done)
     except asyncio.CancelledError:
         if not turn.cancel():
             attempt.kill()
