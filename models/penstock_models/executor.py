@@ -94,7 +94,9 @@ class ThreadExecutor:
             UsageError: this very bundle is loaded already, or the executor is closed.
         """
         self._require_open()
-        load = partial(load_version, max_pixels=self._max_pixels, model_cache=self._model_cache)
+        load = partial(
+            load_version, max_pixels=self._max_pixels, model_cache=self._model_cache, runs=self.threads
+        )
         job = Job(partial(load, path, devices, expected_digest=expected_digest, cache_bytes=cache_bytes))
         self._loads.put(job)
         try:

@@ -25,9 +25,13 @@ Send = Callable[[signal.Signals], None]
 
 
 class Gaps:
-    """How many of the slots are busy, and the processes that run while few are. Used from one event loop."""
+    """How many of the slots are busy, and the processes that run while few are. Used from one event loop.
+
+    `slots` is how many batches run at once where such a process comes to serve.
+    """
 
     def __init__(self, slots: int) -> None:
+        self.slots = slots
         self._most = max(0, slots - SPARE)
         self._busy = 0
         self._processes: set[Send] = set()

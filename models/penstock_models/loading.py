@@ -32,6 +32,7 @@ def load_version(
     expected_digest: str = "",
     cache_bytes: int = 0,
     model_cache: ModelCache | None = None,
+    runs: int = 1,
 ) -> LoadedVersion:
     """Load a bundle, or a folder with a bare model file.
 
@@ -39,6 +40,7 @@ def load_version(
         expected_digest: what the bundle's must be; "" for any.
         cache_bytes: of answers to keep for inputs that come again; 0 for none.
         model_cache: where a runtime keeps what it made of the model, for the next time; None for nowhere.
+        runs: how many batches will run at once.
 
     Raises:
         UsageError, BundleError, PlacementError: with a reason that names the file and what to do.
@@ -56,6 +58,7 @@ def load_version(
             max_pixels=max_pixels,
             cache_bytes=cache_bytes,
             model_cache=model_cache,
+            runs=runs,
         )
     except PenstockError:
         raise

@@ -93,6 +93,7 @@ class Servable:
         max_pixels: int = MAX_PIXELS,
         cache_bytes: int = 0,
         model_cache: ModelCache | None = None,
+        runs: int = 1,
         advance: Callable[[int, int], None] | None = None,
     ) -> Servable:
         """Open the best variant and device that give the golden answers, and warm it up: one that errs is passed over.
@@ -100,6 +101,7 @@ class Servable:
         Args:
             cache_bytes: of answers to keep for inputs that come again; 0 for none.
             model_cache: where a runtime keeps what it made of the model, for the next time; None for nowhere.
+            runs: how many batches will run at once.
             advance: called after each golden sample with how many of how many are done.
 
         Raises:
@@ -112,7 +114,7 @@ class Servable:
             servable = cls(bundle, session, max_pixels, cache_bytes)
             problems = servable.golden(advance)
             if not problems:
-                servable.warm()
+                servable.warm(runs)
                 return servable
             servable.close()
             wrong += problems
@@ -180,9 +182,10 @@ class Servable:
         """Run the first golden sample, or zeros where the bundle has none, and say whether the answer was right."""
         return self._proof.probe()
 
-    def warm(self) -> None:
-        """Run batches of every size that it will be given, and note their times in `info`."""
+    def warm(self, runs: int = 1) -> None:
+        """Run batches of every size that it will be given, note their times in `info`, and make ready for so many at once."""
         batch_ms = self._proof.warm()
+        self._session.reserve(runs)
         self.info = msgspec.structs.replace(self.info, batch_ms=batch_ms, max_batch=self._engine.max_batch)
 
     def close(self) -> None:

@@ -154,15 +154,19 @@ async def test_a_load_beside_slots_that_are_always_busy_ends_too(path: str) -> N
     await host.close()
 
 
-async def test_a_close_beside_busy_slots_ends_in_the_gap(path: str) -> None:
+async def test_a_close_beside_busy_slots_ends_too(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gaps = Gaps(1)
     host = await opened(path, gaps=gaps)
-    pid = pid_of(host)
+    pid, sent, send = pid_of(host), Process(), host._child.signal
+
+    def both(number: signal.Signals) -> None:
+        sent.send(number)
+        send(number)
+
+    monkeypatch.setattr(host._child, "signal", both)
     gaps.begin()
-    closing = asyncio.create_task(host.close())
-    await until(lambda: is_stopped(pid))
-    gaps.end()
-    await closing
+    await host.close()
+    assert sent.sent[:2] == [STOP, GO]
     assert not psutil.pid_exists(pid)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from penstock_models.executor import ThreadExecutor
+from penstock_models.gaps import Gaps
 from penstock_models.isolation import desk, process_host
 from penstock_models.isolation.channel import Channel, ChannelError
 from penstock_models.isolation.line import CONTROL, Line
@@ -251,7 +252,9 @@ class FakeProcess:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel = Channel(ours)
         child: Any = self
-        self.host = ProcessHost(child, Line(channel, replies, 3), channel, 0)
+        self.host = ProcessHost(child, Line(channel, replies, 3), channel, 0, Gaps(1))
+
+    def signal(self, number: signal.Signals) -> None: ...
 
     def kill(self) -> None:
         if not self.ended.done():

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from penstock_models.errors import ModelRefused, PlacementError, UsageError
 from penstock_models.runtimes import RunError, RunTerminated, open_session
-from penstock_models.runtimes.litert import MAX_IDLE, _powers
+from penstock_models.runtimes.litert import _powers
 from penstock_models.runtimes.ort import _require_assignment
 from penstock_models.runtimes.placement import NotProven, first_proven
 from penstock_models.runtimes.quiet import FirstWithout
@@ -180,10 +180,32 @@ def test_litert_interpreters_are_not_shared_between_threads(realdata: Path) -> N
     session = open_session((realdata / "models/magic_wand.tflite").read_bytes(), "tflite")
     x = np.random.default_rng(0).random((200, 1, 128, 3, 1), np.float32)
     alone = [session.run({"conv2d_input": row})["Identity"] for row in x]
+    session.reserve(2)
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda row: session.run({"conv2d_input": row})["Identity"], x))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert sum(len(idle) for idle in session._idle.values()) <= MAX_IDLE  # type: ignore[attr-defined, misc]
+    assert {len(idle) for idle in session._idle.values()} == {2}  # type: ignore[attr-defined]
+
+
+def test_litert_makes_no_interpreter_in_a_run_that_was_made_ready_for(
+    realdata: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session((realdata / "models/ad01_int8.tflite").read_bytes(), "tflite")
+    x = np.zeros((48, 640), np.int8)
+    session.run({"input_1": x})
+    session.reserve(3)
+    made: list[int] = []
+    real = session._interpreter  # type: ignore[attr-defined]
+
+    def make(size: int) -> object:
+        made.append(size)
+        return real(size)
+
+    monkeypatch.setattr(session, "_interpreter", make)
+    taken = [session._take(size) for size in (32, 16) for _ in range(3)]  # type: ignore[attr-defined]
+    assert not made and len({id(one) for one in taken}) == 6
+    session._take(32)  # type: ignore[attr-defined]
+    assert made == [32]
 
 
 def test_litert_wrong_shape_is_a_run_error(realdata: Path) -> None:

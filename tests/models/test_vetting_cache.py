@@ -212,6 +212,7 @@ def test_everything_that_a_verdict_depends_on_changes_its_key() -> None:
         key_of(DIGEST, (), Limits(wall_s=1), installed),
         key_of(DIGEST, (), Limits(), {**installed, "onnxruntime": "1.21"}),
         key_of(DIGEST, (), Limits(), {**installed, "openvino": "1"}),
+        key_of(DIGEST, (), Limits(), installed, 2),
     ]
     assert len(set(keys)) == len(keys)
     assert {"penstock", "onnxruntime", "python"} <= versions().keys()

@@ -243,8 +243,8 @@ class ProcessHost:
         try:
             await asyncio.wait([self._desk.quiet()], timeout=CLOSE_S)
             if not self._desk.running:
-                self._say_close()
                 with self._gaps.within(self._child.signal):
+                    self._say_close()
                     await self._gaps.wait(self._child.ended, END_S)
         finally:
             self._child.kill()

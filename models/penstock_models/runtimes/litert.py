@@ -1,7 +1,7 @@
 """LiteRT (TensorFlow Lite) behind the `Session` Protocol.
 
-An interpreter is not thread-safe and has fixed shapes, so a session keeps a small pool of interpreters for each batch
-size (powers of two). A batch of 48 runs as 32 + 16: no row is padded and no size is ever compiled for one odd batch.
+An interpreter is not thread-safe and has fixed shapes, so a session keeps as many interpreters for each batch size
+(powers of two) as runs are made ready for. A batch of 48 runs as 32 + 16: no row is padded and no size is ever compiled for one odd batch.
 LiteRT cannot end a run from another thread.
 """
 
@@ -31,7 +31,6 @@ except ImportError:
 MAX_BATCH = 64
 MAX_BATCH_BYTES = 256 * 1024  # larger inputs gain nothing from batches, and every size costs an arena
 AS_FILED = 0  # the pool of interpreters with the shapes of the file
-MAX_IDLE = 16  # interpreters kept between runs, over all batch sizes
 
 _first_allocation = FirstWithout(b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
 
@@ -47,6 +46,7 @@ class LiteRtSession:
         self._threads = threads
         self._lock = threading.Lock()
         self._idle: dict[int, list[Any]] = {}
+        self._runs = 1  # interpreters of a size that are kept between runs
         first = self._interpreter(AS_FILED)
         self.inputs = tuple(_spec(detail) for detail in first.get_input_details())
         self.outputs = tuple(_spec(detail) for detail in first.get_output_details())
@@ -56,6 +56,8 @@ class LiteRtSession:
             self.placement += "+xnnpack"
         self._give_back(AS_FILED, first)
         self.max_batch = self._largest_proven_batch()
+        fixed = self.max_batch == 1
+        self._idle = {size: idle for size, idle in self._idle.items() if (size == AS_FILED) == fixed}
 
     @classmethod
     def open(cls, data: bytes, devices: Sequence[str], threads: int) -> LiteRtSession:
@@ -90,6 +92,13 @@ class LiteRtSession:
 
     def terminate(self, thread: int | None = None) -> None:
         """LiteRT offers no way to end a run; a hanging one is left to the executor."""
+
+    def reserve(self, runs: int) -> None:
+        """Make the interpreters of each size: to make one takes twice as long as a run of its model."""
+        self._runs = runs
+        for size, idle in self._idle.items():
+            while len(idle) < runs:
+                idle.append(self._interpreter(size))
 
     def close(self) -> None:
         with self._lock:
@@ -128,8 +137,9 @@ class LiteRtSession:
 
     def _give_back(self, size: int, interpreter: Any) -> None:
         with self._lock:
-            if sum(len(idle) for idle in self._idle.values()) < MAX_IDLE:
-                self._idle.setdefault(size, []).append(interpreter)
+            idle = self._idle.setdefault(size, [])
+            if len(idle) < self._runs:
+                idle.append(interpreter)
 
     def _interpreter(self, size: int) -> Any:
         """A ready interpreter with `size` rows, or with the file's own shapes for AS_FILED."""

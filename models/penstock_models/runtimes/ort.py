@@ -116,6 +116,9 @@ class OrtSession:
                 if thread is None or thread == ident:
                     options.terminate = True
 
+    def reserve(self, runs: int) -> None:
+        """Nothing is to be made ready: one session takes any number of runs."""
+
     def close(self) -> None:
         self._session = None
 

@@ -52,6 +52,9 @@ class Session(Protocol):
     def terminate(self, thread: int | None = None) -> None:
         """End the run in progress of one thread (its `threading.get_ident()`), or of all, where the runtime can."""
 
+    def reserve(self, runs: int) -> None:
+        """Make ready for so many runs at once, of every size that has run: what else the first of them would do."""
+
     def close(self) -> None:
         """Free the model. A run in progress ends first by itself."""
 

@@ -149,6 +149,7 @@ class Attempt:
             _text(subject.name),
             subject.version,
             out,
+            self.gaps.slots,
         )
         words = command(CHILD, msgspec.json.encode(request).decode(), writer)
         folder = Path(tempfile.mkdtemp(prefix="penstock-vet-"))

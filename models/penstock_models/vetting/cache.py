@@ -67,7 +67,7 @@ class Verdicts:
             gaps: of those that serve, in which a version is tried; None where nobody serves.
         """
         self._folder = folder
-        self._gaps = gaps
+        self._gaps = gaps or Gaps(1)
         self._clock = clock
 
     async def vet(
@@ -84,7 +84,8 @@ class Verdicts:
         place, digest = await asyncio.to_thread(_identified, path)
         if not digest:
             return await vet(path, devices, limits, gaps=self._gaps)
-        key = key_of(digest, devices, limits, await asyncio.to_thread(versions))
+        runs = self._gaps.slots
+        key = key_of(digest, devices, limits, await asyncio.to_thread(versions), runs)
         known = await asyncio.to_thread(self.get, key, digest)
         if known is not None:
             return known
@@ -131,9 +132,11 @@ class Verdicts:
             Path(entry.path).unlink(missing_ok=True)
 
 
-def key_of(digest: str, devices: Sequence[str], limits: Limits, installed: dict[str, str]) -> str:
-    """The name of a verdict: everything that it depends on."""
-    parts = [FORMAT, digest, list(devices) or ["cpu"], limits, sorted(installed.items())]
+def key_of(
+    digest: str, devices: Sequence[str], limits: Limits, installed: dict[str, str], runs: int = 1
+) -> str:
+    """The name of a verdict: everything that it depends on; `runs` is how many batches run at once where it serves."""
+    parts = [FORMAT, digest, list(devices) or ["cpu"], limits, sorted(installed.items()), runs]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

@@ -113,7 +113,10 @@ def _version(trial: _Trial, bundle: Bundle, footprint: Footprint) -> Vetted:
     trial.bundle = bundle
     trial.at("loading it")
     advance = partial(trial.at, "running its golden samples")
-    servable = _in_thread(partial(Servable.open_checked, bundle, trial.request.devices, advance=advance))
+    request = trial.request
+    servable = _in_thread(
+        partial(Servable.open_checked, bundle, request.devices, runs=request.runs, advance=advance)
+    )
     _in_thread(partial(_run_batches, trial, servable, bundle))
     return Vetted(
         True,

@@ -91,7 +91,7 @@ DEFAULT_LIMITS = Limits()
 
 class Request(msgspec.Struct, frozen=True):
     """A child's order. `descriptor` is the open bundle, folder or model file; `shown` its path, for messages; `out` the open
-    file that a bundle is written into, where one is wanted.
+    file that a bundle is written into, where one is wanted; `runs` how many batches run at once where it will serve.
     """
 
     kind: Kind
@@ -103,6 +103,7 @@ class Request(msgspec.Struct, frozen=True):
     name: str = ""
     version: int | None = None
     out: int | None = None
+    runs: int = 1
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
