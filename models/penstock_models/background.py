@@ -60,10 +60,10 @@ def bring_forward(known: Set[int], nice: int) -> int:
 
 
 def stand_last() -> None:
-    """Let every thread of this process run only where nobody else would, for its end.
+    """Let every thread of this process run only where nobody else would; for its end.
 
-    The last of them frees its memory, at the priority of that thread and in one piece: 130 MB took 18 ms, which kept a
-    batch on the same core waiting at nice 19 and did not so.
+    The kernel takes a process's memory back at the priority of its last thread, in one piece that no signal stops: 18 ms
+    for 130 MB. A batch on that core waited for it at nice 19, and does not wait for `SCHED_IDLE`.
     """
     for thread in threads():
         with contextlib.suppress(OSError, AttributeError):  # it ended, or the system is not Linux

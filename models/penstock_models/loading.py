@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from penstock_models.allocator import return_freed_memory
 from penstock_models.devices.cache import ModelCache
 from penstock_models.errors import BundleError, PenstockError, told
 from penstock_models.images import MAX_PIXELS
@@ -65,4 +66,5 @@ def load_version(
     # A bundle may come from anywhere: whatever it makes us raise is about this bundle.
     except Exception as error:
         raise BundleError(f"{path}: cannot be loaded: {told(error)}") from error
+    return_freed_memory()  # the warm-up took as much as the largest batches do
     return LoadedVersion(servable, max(0, own_resident_bytes() - before))

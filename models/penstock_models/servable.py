@@ -185,7 +185,8 @@ class Servable:
     def warm(self, runs: int = 1) -> None:
         """Run batches of every size that it will be given, note their times in `info`, and make ready for so many at once."""
         batch_ms = self._proof.warm()
-        self._session.reserve(runs)
+        self._session.warmed(runs)
+        self.probe()  # the run that it still wants; the answers were proven before
         self.info = msgspec.structs.replace(self.info, batch_ms=batch_ms, max_batch=self._engine.max_batch)
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ class _Described:
         self.max_batch = session.max_batch
         self.run = session.run
         self.terminate = session.terminate
-        self.reserve = session.reserve
+        self.warmed = session.warmed
         self.close = session.close
 
 

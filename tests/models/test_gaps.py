@@ -100,8 +100,8 @@ async def test_a_time_limit_does_not_count_while_it_is_stopped(process: Process)
         loop.call_later(0.05, gaps.begin)
         loop.call_later(0.08, gaps.end)
         assert not await gaps.wait(done, 0.1)
-        assert loop.time() - began == pytest.approx(0.13, abs=0.02)
-        assert gaps.running_s - runs == pytest.approx(0.1, abs=0.02)
+        took, ran = loop.time() - began, gaps.running_s - runs
+        assert 0.1 <= ran <= took - 0.02
         loop.call_later(0.01, done.set_result, None)
         assert await gaps.wait(done, 0.1)
 

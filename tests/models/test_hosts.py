@@ -5,6 +5,8 @@ import ctypes
 import mmap
 import os
 import platform
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -217,6 +219,17 @@ def test_threads_that_were_started_behind_are_brought_forward() -> None:
     release.set()
     other.join()
     assert (behind, now) in ((0, nice), (1, 19))
+
+
+def test_at_its_end_a_process_stands_behind_everybody_with_every_thread() -> None:
+    code = (
+        "import os, threading; from penstock_models.background import stand_last, threads\n"
+        "for _ in range(3): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "stand_last(); print(len(threads()), {os.sched_getscheduler(t) for t in threads()} == {os.SCHED_IDLE}, flush=True)\n"
+        "os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "4 True\n", done.stderr
 
 
 def test_what_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

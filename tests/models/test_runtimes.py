@@ -13,7 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from penstock_models.allocator import return_freed_memory
 from penstock_models.errors import ModelRefused, PlacementError, UsageError
+from penstock_models.resident import own_resident_bytes
 from penstock_models.runtimes import RunError, RunTerminated, open_session
 from penstock_models.runtimes.litert import _powers
 from penstock_models.runtimes.ort import _require_assignment
@@ -152,6 +154,21 @@ def test_closed_session_says_so() -> None:
         session.run({"x": np.zeros((1, 2), np.float32)})
 
 
+def test_the_run_after_the_warm_up_gives_back_what_the_largest_batch_took() -> None:
+    session = open_session(scaler(width=200_000), "onnx")
+    one = {"x": np.ones((1, 200_000), np.float32)}
+    session.run(one)
+    before = own_resident_bytes()
+    session.run({"x": np.ones((128, 200_000), np.float32)})
+    session.run(one)
+    assert own_resident_bytes() - before > 80e6  # of 102 MB, kept for the next
+    session.warmed(2)
+    assert np.all(session.run(one)["y"] == 2)
+    return_freed_memory()
+    assert own_resident_bytes() - before < 40e6
+    assert np.all(session.run(one)["y"] == 2)
+
+
 # --- LiteRT, on the kit's files ------------------------------------------------------------------------------------
 
 
@@ -180,7 +197,7 @@ def test_litert_interpreters_are_not_shared_between_threads(realdata: Path) -> N
     session = open_session((realdata / "models/magic_wand.tflite").read_bytes(), "tflite")
     x = np.random.default_rng(0).random((200, 1, 128, 3, 1), np.float32)
     alone = [session.run({"conv2d_input": row})["Identity"] for row in x]
-    session.reserve(2)
+    session.warmed(2)
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda row: session.run({"conv2d_input": row})["Identity"], x))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -193,7 +210,7 @@ def test_litert_makes_no_interpreter_in_a_run_that_was_made_ready_for(
     session = open_session((realdata / "models/ad01_int8.tflite").read_bytes(), "tflite")
     x = np.zeros((48, 640), np.int8)
     session.run({"input_1": x})
-    session.reserve(3)
+    session.warmed(3)
     made: list[int] = []
     real = session._interpreter  # type: ignore[attr-defined]
 

@@ -203,15 +203,15 @@ def test_a_folder_that_cannot_be_is_no_error(tmp_path: Path) -> None:
 def test_everything_that_a_verdict_depends_on_changes_its_key() -> None:
     installed = {"onnxruntime": "1.20", "python": "3.11"}
     keys = [
-        key_of(DIGEST, (), Limits(), installed),
-        key_of("sha256:b", (), Limits(), installed),
-        key_of(DIGEST, ("openvino", "cpu"), Limits(), installed),
-        key_of(DIGEST, ("cpu", "openvino"), Limits(), installed),
-        key_of(DIGEST, (), Limits(memory_bytes=1), installed),
-        key_of(DIGEST, (), Limits(cpu_s=1), installed),
-        key_of(DIGEST, (), Limits(wall_s=1), installed),
-        key_of(DIGEST, (), Limits(), {**installed, "onnxruntime": "1.21"}),
-        key_of(DIGEST, (), Limits(), {**installed, "openvino": "1"}),
+        key_of(DIGEST, (), Limits(), installed, 1),
+        key_of("sha256:b", (), Limits(), installed, 1),
+        key_of(DIGEST, ("openvino", "cpu"), Limits(), installed, 1),
+        key_of(DIGEST, ("cpu", "openvino"), Limits(), installed, 1),
+        key_of(DIGEST, (), Limits(memory_bytes=1), installed, 1),
+        key_of(DIGEST, (), Limits(cpu_s=1), installed, 1),
+        key_of(DIGEST, (), Limits(wall_s=1), installed, 1),
+        key_of(DIGEST, (), Limits(), {**installed, "onnxruntime": "1.21"}, 1),
+        key_of(DIGEST, (), Limits(), {**installed, "openvino": "1"}, 1),
         key_of(DIGEST, (), Limits(), installed, 2),
     ]
     assert len(set(keys)) == len(keys)

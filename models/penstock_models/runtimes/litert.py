@@ -93,7 +93,7 @@ class LiteRtSession:
     def terminate(self, thread: int | None = None) -> None:
         """LiteRT offers no way to end a run; a hanging one is left to the executor."""
 
-    def reserve(self, runs: int) -> None:
+    def warmed(self, runs: int) -> None:
         """Make the interpreters of each size: to make one takes twice as long as a run of its model."""
         self._runs = runs
         for size, idle in self._idle.items():

@@ -83,6 +83,7 @@ class OrtSession:
         self._names = [spec.name for spec in self.outputs]
         self._lock = threading.Lock()
         self._running: dict[int, Any] = {}
+        self._shrink = False
 
     @classmethod
     def open(
@@ -97,6 +98,9 @@ class OrtSession:
             raise RunError("the session is closed")
         options = ort.RunOptions()
         options.log_severity_level = QUIET
+        if self._shrink:
+            self._shrink = False
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         thread = threading.get_ident()
         with self._lock:
             self._running[thread] = options
@@ -116,8 +120,9 @@ class OrtSession:
                 if thread is None or thread == ident:
                     options.terminate = True
 
-    def reserve(self, runs: int) -> None:
-        """Nothing is to be made ready: one session takes any number of runs."""
+    def warmed(self, runs: int) -> None:
+        """The next run gives back what the arena took for the largest batch. One session takes any number of runs."""
+        self._shrink = self.placement == "onnxruntime:cpu"  # elsewhere the processor may have no arena
 
     def close(self) -> None:
         self._session = None

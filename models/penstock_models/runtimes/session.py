@@ -52,8 +52,10 @@ class Session(Protocol):
     def terminate(self, thread: int | None = None) -> None:
         """End the run in progress of one thread (its `threading.get_ident()`), or of all, where the runtime can."""
 
-    def reserve(self, runs: int) -> None:
-        """Make ready for so many runs at once, of every size that has run: what else the first of them would do."""
+    def warmed(self, runs: int) -> None:
+        """The warm-up is over but for one run: make ready for so many at once, of every size that has run, and let go of
+        what only the largest took.
+        """
 
     def close(self) -> None:
         """Free the model. A run in progress ends first by itself."""

@@ -73,7 +73,8 @@ class ServingCore:
             lambda name: self._options.get(name, VersionOptions()),
         )
         box = SystemBox(settings.budget_bytes)
-        steps = Steps(Staging(state / "staging"), loader, self.targets, box, load_s=LONGEST_LOAD_S)
+        staging = Staging(state / "staging", gaps=self.executor.gaps)
+        steps = Steps(staging, loader, self.targets, box, load_s=LONGEST_LOAD_S)
         self.manager = VersionManager(StoreSource(settings.store), RecordFile(state / "versions.json"), steps)
 
     @property

@@ -21,6 +21,7 @@ import msgspec
 
 from penstock_models.bundle import SUFFIX, Bundle, copy_bundle, open_bundle
 from penstock_models.errors import BundleError, PenstockError, TemporaryError
+from penstock_models.gaps import Gaps
 from penstock_models.manifest import Manifest
 from penstock_models.versions.offers import FRESH_S, Offer, stamp
 from penstock_models.versions.waiting import in_thread
@@ -45,8 +46,13 @@ class Staged(msgspec.Struct, frozen=True):
 class Staging:
     """The folder. One process at a time uses it."""
 
-    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES, gaps: Gaps | None = None) -> None:
+        """
+        Args:
+            gaps: of those that serve, in which a bare model is packed; None where nobody serves.
+        """
         self._folder = folder
+        self._gaps = gaps
         self._max_bytes = max_bytes
 
     async def stage(self, offer: Offer) -> Staged:
@@ -109,7 +115,7 @@ class Staging:
                 stop = threading.Event()
                 await in_thread(self._copy_bundle, offer, making, stop, stop=stop)
             else:
-                await pack_apart(offer.path, making)
+                await pack_apart(offer.path, making, self._gaps)
         except (PenstockError, OSError) as error:
             problem = error
         if await in_thread(partial(_changes, offer, fresh_counts=problem is not None)):

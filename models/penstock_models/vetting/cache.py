@@ -132,9 +132,7 @@ class Verdicts:
             Path(entry.path).unlink(missing_ok=True)
 
 
-def key_of(
-    digest: str, devices: Sequence[str], limits: Limits, installed: dict[str, str], runs: int = 1
-) -> str:
+def key_of(digest: str, devices: Sequence[str], limits: Limits, installed: dict[str, str], runs: int) -> str:
     """The name of a verdict: everything that it depends on; `runs` is how many batches run at once where it serves."""
     parts = [FORMAT, digest, list(devices) or ["cpu"], limits, sorted(installed.items()), runs]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()

@@ -72,17 +72,20 @@ def require_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
     _waited_for(Attempt(Subject("model", path), limits=limits)).require()
 
 
-async def pack_apart(source: Path, out: Path) -> None:
+async def pack_apart(source: Path, out: Path, gaps: Gaps | None = None) -> None:
     """Pack a folder with a bare model file into the new file `out`, in a limited child process: it runs the model.
 
     Cancelled, it ends the child first. Whatever is in `out` then, or after an error, is worth nothing.
+
+    Args:
+        gaps: as of `vet`.
 
     Raises:
         UsageError, BundleError, PlacementError: as packing; `endless`, `memory`, `crashed` where it went beyond the limits.
         OSError: `out` cannot be made.
     """
     name, version = await asyncio.to_thread(bare_identity, source)
-    attempt = Attempt(Subject("pack", source, name, version, out))
+    attempt = Attempt(Subject("pack", source, name, version, out), gaps=gaps)
     (await in_turn(attempt, attempt.run)).require()
 
 
