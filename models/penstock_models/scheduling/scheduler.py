@@ -28,6 +28,10 @@ PREDICTED_LATE: Fate = ("expired", "predicted_late")
 NOT_READY: Fate = ("failed", "not_ready")
 SHUTDOWN: Fate = ("dropped", "shutdown")
 
+SATURATED_S = 0.1
+"""Slots that were busy for so long are all needed: batches become as large as pays. Before that one waits for no mates that
+another slot could run."""
+
 log = logging.getLogger(__name__)
 
 
@@ -69,6 +73,7 @@ class Scheduler:
         self._running: dict[asyncio.Future[list[Outcome]], Batch] = {}
         self._failed: asyncio.Future[None] | None = None
         self._suspects = Suspects()
+        self._busy_since: float | None = None  # every slot has been busy; None while one is idle
 
     async def run(self) -> None:
         """Own the batches until cancelled. An exception of a callback ends it."""
@@ -128,6 +133,10 @@ class Scheduler:
             run = self._turns.choose(ready, now)
             if requests := self._form(run, now):
                 self._start(run, requests, now)
+        if self._free:
+            self._busy_since = None
+        elif self._busy_since is None:
+            self._busy_since = now
         self._arm()
 
     def give_up(self, run: VersionRun) -> None:
@@ -165,7 +174,7 @@ class Scheduler:
         return not waiting and not self._suspects and self._free == self._slots
 
     def _form(self, run: VersionRun, now: float) -> list[Any]:
-        taken = run.queue.take(run.plan(self._free, now), now)
+        taken = run.queue.take(run.plan(self._sharing(now), now), now)
         if taken.in_queue:
             self._late(run, taken.in_queue, IN_QUEUE, now)
         if taken.predicted_late:
@@ -173,6 +182,11 @@ class Scheduler:
         for request in taken.batch:
             request.begin()
         return taken.batch
+
+    def _sharing(self, now: float) -> int:
+        """How many slots share what waits: those that are free, and where one was idle a moment ago, all."""
+        saturated = self._busy_since is not None and now - self._busy_since > SATURATED_S
+        return self._free if saturated else self._slots
 
     def _late(self, run: VersionRun, requests: list[Any], fate: Fate, now: float) -> None:
         run.press(now)
