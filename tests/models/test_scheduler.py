@@ -69,6 +69,24 @@ async def test_models_take_turns_and_no_more_batches_run_than_there_are_slots() 
         assert len(owner.done) == 6
 
 
+@pytest.mark.parametrize(("busy_runs", "batch"), [(0, ["c"]), (20, ["c"]), (120, ["c", "d"])])
+@in_virtual_time
+async def test_what_waits_is_shared_among_all_slots_until_they_were_busy_for_long(
+    busy_runs: int, batch: list[str]
+) -> None:
+    async with running(FakeOwner(*versions(p50_ms=2), slots=2)) as owner:
+        owner.submit("a", "b")
+        for _ in range(busy_runs):
+            await asyncio.sleep(0.001)
+            owner.submit("more")
+            await owner.executor.finish(count=1)
+        owner.submit("c", "d")
+        done = len(owner.done)
+        await owner.executor.finish(count=1)
+        await owner.executor.finish()
+        assert [frame for frame, _ in owner.done[done + 2 :]] == batch
+
+
 async def test_an_executor_that_raises_fails_its_batch_and_nothing_else() -> None:
     async with running(FakeOwner()) as owner:
         owner.submit("a")
