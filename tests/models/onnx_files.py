@@ -1,6 +1,7 @@
 """ONNX models made on the spot, right ones and wrong ones, for the tests of this folder."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,3 +65,10 @@ def counter() -> bytes:
     return bytes(
         model(nodes, inputs, [tensor("y", [1, 1]), tensor("total_next", [1, 1])]).SerializeToString()
     )
+
+
+def write(tmp_path: Path, data: bytes, name: str = "m.onnx") -> Path:
+    """Put a model, or what is given to one, into a file."""
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path

@@ -1,7 +1,5 @@
 """Packing: from a model file to a bundle that answers as the model does."""
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from penstock_models import golden, samples
-from penstock_models.bundle import Bundle, memory_bundle, open_bundle
+from penstock_models.bundle import Bundle, open_bundle
 from penstock_models.errors import ModelRefused, PenstockError, UsageError
-from penstock_models.items import Answer, Class, Detection, Item, OutputTensor, Refusal, Tensor
+from penstock_models.items import Answer, Item, Tensor
 from penstock_models.manifest import Constant, Golden, State
 from penstock_models.measure import batch_sizes, measure
 from penstock_models.pack import pack
@@ -23,12 +21,7 @@ from penstock_models.steps.specs import Softmax, Threshold, TopK
 from penstock_models.trial import run_files, verify
 
 from . import onnx_files as files
-
-
-def write(tmp_path: Path, data: bytes, name: str = "m.onnx") -> Path:
-    path = tmp_path / name
-    path.write_bytes(data)
-    return path
+from .onnx_files import write
 
 
 def colour(tmp_path: Path, name: str, rgb: tuple[int, int, int]) -> Path:
@@ -368,255 +361,6 @@ def test_a_wrong_golden_answer_is_found(tmp_path: Path, red: Path) -> None:
     found = answer(good, golden.item(sample, good.read(sample.file)))
     assert golden.difference(sample, found) == ""
     assert "class" in golden.difference(other, found)
-
-
-def boxes(*found: tuple[float, float, str]) -> Answer:
-    return Answer(
-        detections=tuple(Detection((x, 0.1, x + 0.4, 0.5), score, label) for x, score, label in found)
-    )
-
-
-def tensor(*values: float) -> Answer:
-    return Answer(
-        outputs={"y": OutputTensor("float32", (len(values),), np.array(values, np.float32).tobytes())}
-    )
-
-
-ONE_BOX = boxes((0.1, 0.9, "dog"), (0.5, 0.31, "cat"))
-CLASSES = Answer(classes=(Class("a", 0, 0.9), Class("b", 1, 0.06)))
-LONG = tensor(*range(100))
-NOISE = np.random.default_rng(0).normal(size=(2, 128))
-SMALL = tensor(*NOISE[0] / 16)  # a unit vector, as embeddings are
-
-COMPARED: list[tuple[Answer, Answer | Refusal, str]] = [
-    (ONE_BOX, ONE_BOX, ""),
-    (ONE_BOX, boxes((0.11, 0.88, "dog")), ""),
-    (ONE_BOX, boxes((0.1, 0.9, "cat")), "expected box dog"),
-    (ONE_BOX, boxes((0.4, 0.9, "dog")), "expected box dog"),
-    (ONE_BOX, boxes((0.1, 0.7, "dog")), "expected box dog"),
-    (ONE_BOX, boxes(), "expected box dog"),
-    (ONE_BOX, boxes((0.1, 0.9, "dog"), (0.5, 0.8, "dog")), "unexpected box dog"),
-    (CLASSES, Answer(classes=(Class("a", 0, 0.88), Class("c", 2, 0.05))), ""),
-    (CLASSES, Answer(classes=(Class("b", 1, 0.9), Class("a", 0, 0.06))), "class"),
-    (CLASSES, Answer(classes=(Class("a", 0, float("nan")),)), "class 0"),
-    (CLASSES, ONE_BOX, "another kind"),
-    (CLASSES, Refusal("failed", "model_error", "boom"), "failed: model_error boom"),
-    (tensor(1, 2), tensor(1.01, 2), ""),
-    (tensor(1, 2), tensor(1.2, 2), "output y, 0"),
-    (tensor(1, 2), tensor(1, 2, 3), "[3]"),
-    (LONG, LONG, ""),
-    (LONG, tensor(*range(0, 200, 2)), "output y, mean"),
-    (LONG, Answer(outputs={}), "no output 'y'"),
-    (LONG, tensor(*reversed(range(100))), "64 values are off"),
-    (SMALL, tensor(*(NOISE[0] + NOISE[1] / 10) / 16), ""),
-    (SMALL, tensor(*NOISE[0][::-1] / 16), "64 values are off"),
-    (tensor(*[0.1] * 100), tensor(*[0.10005] * 100), ""),
-]
-
-
-@pytest.mark.parametrize(("expected", "found", "words"), COMPARED)
-def test_answers_are_compared_within_tolerance(expected: Answer, found: Answer | Refusal, words: str) -> None:
-    sample = Golden("golden/0", "x", golden.record(expected))
-    json.dumps(sample.expected)  # plain data, as a manifest holds it
-    wrong = golden.difference(sample, found, 0.3)
-    assert (words in wrong) if words else wrong == ""
-
-
-LOWEST: list[tuple[Answer, Answer, float, str]] = [
-    (boxes((0.1, 0.39, "dog")), boxes(), 0.3, "expected box dog"),
-    (boxes((0.1, 0.39, "dog")), boxes((0.1, 0.36, "dog")), 0.3, ""),
-    (boxes((0.1, 0.34, "dog")), boxes(), 0.3, ""),
-    (boxes((0.1, 0.39, "dog")), boxes(), 0.35, ""),
-    (boxes(), boxes((0.1, 0.39, "dog")), 0.3, ""),
-]
-
-
-@pytest.mark.parametrize(("expected", "found", "lowest", "words"), LOWEST)
-def test_an_expected_box_may_be_missing_only_at_the_lowest_score(
-    expected: Answer, found: Answer, lowest: float, words: str
-) -> None:
-    wrong = golden.difference(Golden("golden/0", "x", golden.record(expected)), found, lowest)
-    assert (words in wrong) if words else wrong == ""
-
-
-def test_statistics_alone_are_still_read() -> None:
-    """Bundles that were packed before single values of large outputs were stored."""
-    plain = golden.record(LONG)
-    plain["outputs"]["y"]["values"] = {"mean": 49.5, "std": 28.86607, "min": 0.0, "max": 99.0}
-    assert golden.difference(Golden("golden/0", "x", plain), LONG) == ""
-
-
-def with_model(bundle: Bundle, data: bytes) -> list[str]:
-    """The golden problems of a bundle whose model file was replaced."""
-    kept = {entry.path: bundle.read(entry.path) for entry in bundle.manifest.files}
-    servable = Servable.open(memory_bundle(bundle.manifest, {**kept, "model.onnx": data}, bundle.path))
-    try:
-        return servable.golden()
-    finally:
-        servable.close()
-
-
-def embedding(seed: int) -> bytes:
-    """A random projection from 4 to 128 values."""
-    weights = [files.weight("w", np.random.default_rng(seed).normal(size=(4, 128)) / 40)]
-    ends = [files.tensor("x", ["n", 4])], [files.tensor("y", ["n", 128])]
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    return bytes(files.model(nodes, *ends, weights).SerializeToString())
-
-
-def test_another_embedding_is_refused(tmp_path: Path) -> None:
-    given = write(tmp_path, np.array([0.5, -1, 2, 1], "<f4").tobytes(), "x.bin")
-    made = open_bundle(pack(write(tmp_path, embedding(1)), tmp_path, golden=[given]))
-    assert with_model(made, embedding(1)) == []
-    assert "off by" in with_model(made, embedding(2))[0]
-
-
-def test_a_detector_that_sees_nothing_is_refused(realdata: Path, tmp_path: Path) -> None:
-    """Of a picture whose only box is not sure: 0.39 by the kit."""
-    source = realdata / "models" / "light_weight_person_detector_192.onnx"
-    picture = realdata / "images" / "pets.jpg"
-    made = open_bundle(pack(source, tmp_path, preset="yolox", golden=[picture]))
-    (sample,) = made.manifest.golden
-    assert 0.35 < max(box["score"] for box in sample.expected["detections"]) < golden.SURE
-    assert "expected box" in with_model(made, zeroed(source.read_bytes()))[0]
-
-
-def zeroed(data: bytes) -> bytes:
-    """The model with its first output times 0."""
-    made = onnx.load_from_string(data)
-    name = made.graph.output[0].name
-    for node in made.graph.node:
-        node.output[:] = ["whole" if output == name else output for output in node.output]
-    made.graph.initializer.append(files.weight("nothing", 0.0))
-    made.graph.node.append(helper.make_node("Mul", ["whole", "nothing"], [name]))
-    return bytes(made.SerializeToString())
-
-
-@pytest.mark.parametrize(
-    "expected",
-    [
-        {},
-        {"classes": [{"score": 1}]},
-        {"classes": [3]},
-        {"detections": [{"box": 1}]},
-        {"outputs": {"y": 1}},
-        {"outputs": {"y": {}}},
-    ],
-)
-def test_a_malformed_expected_answer_is_a_difference(expected: dict[str, Any]) -> None:
-    sample = Golden("golden/0", "x", expected)
-    for found in (CLASSES, ONE_BOX, LONG):
-        assert golden.difference(sample, found)
-
-
-def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-INPUTS: dict[str, tuple[bytes, str, int]] = {
-    "a.jpg": (b"\xff\xd8\xff\xe0", "image/jpeg", 4),
-    "no-suffix": (b"\x89PNG\r\n\x1a\n", "image/png", 8),
-    "a.webp": (b"RIFF\0\0\0\0WEBP", "image/webp", 12),
-    "a.npy": (npy(np.zeros((2, 3), ">i2")), "application/x-tensor; dtype=int16; shape=2x3", 12),
-    "a.csv": (b"x,y\n1,2\n3,4\n", "application/json", 13),
-    "a.json": (b"[1, 2]", "application/json", 6),
-    "a.bin": (bytes(7), "application/x-tensor", 7),
-}
-
-
-@pytest.mark.parametrize("name", INPUTS)
-def test_input_files(tmp_path: Path, name: str) -> None:
-    data, media_type, size = INPUTS[name]
-    found = samples.load(write(tmp_path, data, name))
-    assert (found.media_type, len(found.data)) == (media_type, size)
-    payload = samples.item(found, "s").payload
-    if isinstance(payload, Tensor) and "shape" in media_type:
-        assert payload.shape == (2, 3)
-
-
-TABLES: dict[str, tuple[bytes, Any]] = {
-    "names": (b"x,y\n1,2\n3,4.5\n", [[1, 2], [3, 4.5]]),
-    "one row": (b"1,2,3\n", [1, 2, 3]),
-    "one column": (b"1\n2\n3\n", [1, 2, 3]),
-    "one value": (b"-7", [-7]),
-    "spaces and a mark": (b"\xef\xbb\xbf1, +2\r\n\r\n3,4\r\n", [[1, 2], [3, 4]]),
-    "exact": (b"9007199254740993", [9007199254740993]),
-}
-
-
-@pytest.mark.parametrize(("data", "values"), TABLES.values(), ids=TABLES)
-def test_a_table_becomes_numbers_without_a_dtype(tmp_path: Path, data: bytes, values: Any) -> None:
-    assert json.loads(samples.load(write(tmp_path, data, "a.csv")).data) == values
-
-
-@pytest.mark.parametrize("dtype", ["FLOAT", "DOUBLE", "FLOAT16", "INT64", "INT32", "UINT8"])
-@pytest.mark.parametrize("rows", ["1,2,3,4", "1\n2\n3\n4"])
-def test_a_table_takes_the_dtype_and_shape_of_the_input(tmp_path: Path, dtype: str, rows: str) -> None:
-    kind = TensorProto.DataType.Value(dtype)
-    shapes: list[list[int | str | None]] = [["n", 4], ["n", 4, 1], ["n", 1, 4]]
-    for shape in shapes:
-        ends = [files.tensor("x", shape, kind)], [files.tensor("y", shape, kind)]
-        data = files.model([helper.make_node("Identity", ["x"], ["y"])], *ends).SerializeToString()
-        bundle = pack(write(tmp_path, data), tmp_path, golden=[write(tmp_path, rows.encode(), "a.csv")])
-        (sample,) = open_bundle(bundle).manifest.golden
-        assert list(sample.expected["outputs"]["y"]["values"].values()) == [1, 2, 3, 4]
-
-
-def adder() -> bytes:
-    """y = left + right, each (n, 2)."""
-    ends = [files.tensor("left", ["n", 2]), files.tensor("right", ["n", 2])], [files.tensor("y", ["n", 2])]
-    made = files.model([helper.make_node("Add", ["left", "right"], ["y"])], *ends)
-    return bytes(made.SerializeToString())
-
-
-NAMED = b'{"left": [[1, 2]], "right": [0.5, 0.25]}'
-
-
-@pytest.mark.parametrize("text", [NAMED, b'{"v": 1, "inputs": ' + NAMED + b"}"])
-def test_several_inputs_are_a_map_of_their_names(tmp_path: Path, text: bytes) -> None:
-    given = write(tmp_path, text, "in.json")
-    path = pack(write(tmp_path, adder()), tmp_path, golden=[given])
-    (sample,) = open_bundle(path).manifest.golden
-    assert sample.expected["outputs"]["y"]["values"] == {"0": 1.5, "1": 2.25}
-    assert verify(path).ok
-    assert run_files(path, [given], lambda: None).ok
-    assert measure(path, given, 0.01, lambda part: None).rows
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [(b'{"left": [1, 2]}', "exactly left, right, got left"), (b"{]", r"in\.json: not JSON")],
-)
-def test_a_map_that_does_not_fit_is_rejected(tmp_path: Path, text: bytes, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        pack(write(tmp_path, adder()), tmp_path, golden=[write(tmp_path, text, "in.json")])
-
-
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("a.npy", b"junk"),
-        ("a.npy", npy(np.array(["text"]))),
-        ("a.npy", b"\x93NUMPY\x01\x00"),
-        ("a.csv", b"1,2\n3\n"),
-        ("a.csv", b"1,2\nx,y\n"),
-        ("a.csv", b"1,nan\n"),
-        ("a.csv", b"x,y\n"),
-        ("a.xyz", b"what"),
-    ],
-)
-def test_bad_input_files_are_usage_errors(tmp_path: Path, name: str, data: bytes) -> None:
-    with pytest.raises(UsageError, match=name):
-        samples.load(write(tmp_path, data, name))
-
-
-def test_a_pickled_array_is_not_loaded(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(UsageError, match="numbers"):
-        samples.load(write(tmp_path, file.getvalue(), "a.npy"))
 
 
 def test_files_are_one_stream(classifier: Path, red: Path, tmp_path: Path) -> None:

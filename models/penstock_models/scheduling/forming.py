@@ -2,7 +2,7 @@
 
 A batch takes what waits, up to `BATCH_S` of work: a bound on what a full queue adds to the wait of the next request. While
 nothing waits, batches are single requests and nobody waits for company. Work of more than `SHARED_S` is shared among
-the slots that are free; below it, a second hop costs more than it saves.
+the slots that will run it; below it, a second hop costs more than it saves.
 
 Where a queue drops work anyway, small batches for the sake of the most urgent request would cost the others: there a
 request must leave time for a batch that is nearly as efficient as the largest one (early drop, as in Nexus).
@@ -23,7 +23,7 @@ EFFICIENT = 0.97
 
 
 def batch_limit(times: BatchTime, waiting: int, slots: int) -> int:
-    """How many of the waiting requests go into one call, where so many slots are free.
+    """How many of the waiting requests go into one call, where so many slots share them.
 
     One call for several requests pays where the model itself takes one at a time, too: what it saves is hops.
     """

@@ -63,9 +63,9 @@ class VersionRun:
         """The version that runs this flow: itself. What stands for several versions chooses one."""
         return self
 
-    def plan(self, free: int, now: float) -> Plan:
-        """How the next batch may be formed, where so many slots are free."""
-        limit = batch_limit(self.times, self.queue.waiting, free)
+    def plan(self, slots: int, now: float) -> Plan:
+        """How the next batch may be formed, where so many slots share what waits."""
+        limit = batch_limit(self.times, self.queue.waiting, slots)
         floor = least_efficient(self.times, limit) if self.pressed(now) else 1
         return Plan(limit, self.times.upper, floor, self.times.untried(now), self.times.mean(1))
 
