@@ -151,6 +151,11 @@ def receipt_topic(root: str, site: str, device: str, stream: str) -> str:
     return device_topic(root, site, device, stream, "receipt")
 
 
+def device_status_topic(root: str, site: str, device: str) -> str:
+    """Name the retained topic on which a device says `online` or `offline`."""
+    return f"{root}/v1/{site}/dev/{device}/status"
+
+
 def gateway_topic(root: str, site: str, gateway: str, kind: str) -> str:
     """Name a topic of a gateway's own; `kind` is `status` or `stats`."""
     return f"{root}/v1/{site}/gw/{gateway}/{kind}"

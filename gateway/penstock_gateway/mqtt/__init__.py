@@ -35,7 +35,10 @@ class Message(msgspec.Struct, frozen=True, eq=False):
 
 
 class Publish(msgspec.Struct, frozen=True, eq=False):
-    """An outgoing PUBLISH; the properties are left out on a 3.1.1 connection."""
+    """An outgoing PUBLISH; the properties are left out on a 3.1.1 connection.
+
+    `kept` False: a QoS 1 message that is not sent again on the next connection, since it would come too late there.
+    """
 
     topic: str
     payload: bytes
@@ -45,6 +48,7 @@ class Publish(msgspec.Struct, frozen=True, eq=False):
     expiry_s: int | None = None
     correlation: bytes = b""
     user: tuple[tuple[str, str], ...] = ()
+    kept: bool = True
 
 
 class Granted(msgspec.Struct, frozen=True):

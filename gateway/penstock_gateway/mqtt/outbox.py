@@ -51,7 +51,7 @@ class Outbox:
     only the last, and an outage of hours would fill the bounds with the others. The replaced one is done, too.
 
     `refused` counts, by reason, messages that will never reach the broker or that it did not take, `refused_topic` is
-    the last one's; `dropped` counts QoS 0 messages that had no connection. Both are told to the caller as done (`on_acked`), as nothing will be retried.
+    the last one's; `dropped` counts messages that had no connection, or went with it: QoS 0, and those that are not `kept`. Both are told to the caller as done (`on_acked`), as nothing will be retried.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -89,7 +89,7 @@ class Outbox:
             return self._replace(waiting, message, on_acked, size)
         if self._count >= self._max_count or self._bytes + size > self._max_bytes:
             return False
-        if self._limits is None and not message.qos:
+        if self._limits is None and not _outlives(message):
             self.dropped += 1
             if on_acked is not None:
                 self._done.append(on_acked)
@@ -130,13 +130,14 @@ class Outbox:
         self._limits = limits
 
     def closed(self) -> None:
-        """The connection is gone, and with it the QoS 0 messages that it did not take."""
+        """The connection is gone, and with it the messages that do not outlive it."""
         self._limits = None
-        self._reserved.update(self._sent)
-        queue = deque(self._sent.values())
-        for entry in self._queue:
-            if entry.message.qos:
+        queue: deque[_Entry] = deque()
+        for entry in (*self._sent.values(), *self._queue):
+            if _outlives(entry.message):
                 queue.append(entry)
+                if entry.packet_id:
+                    self._reserved.add(entry.packet_id)
             else:
                 self.dropped += 1
                 self._no_longer_waits(entry)
@@ -223,6 +224,11 @@ class Outbox:
             if packet_id not in self._sent and packet_id not in self._reserved:
                 self._last_id = packet_id
                 return packet_id
+
+
+def _outlives(message: Publish) -> bool:
+    """Whether a message is sent again on the next connection."""
+    return message.qos > 0 and message.kept
 
 
 def _reduced(message: Publish, limits: Limits) -> Publish:

@@ -1,0 +1,88 @@
+"""The rules that keep pictures fresh: how old one is, when silence means a cut, how long to wait before the next try.
+
+Pure: times come in, on the monotonic clock in seconds.
+"""
+
+from __future__ import annotations
+
+import random
+
+MAX_AGE_S = 2.0
+"""No older picture is sent."""
+
+_DRIFT = 0.0005
+"""How much faster than ours a camera's clock may run, as a part of the time. A real delay that grows more slowly than
+this goes unseen; a clock that is worse makes pictures look old."""
+
+_STABLE_S = 5.0
+
+
+class SourceClock:
+    """Tells from a stream's own time stamps how far a picture lags behind the least delay that was seen.
+
+    After a stall the network delivers old pictures at once. They arrive now, but their stamps say when they were made.
+    """
+
+    def __init__(self) -> None:
+        self._least: float | None = None
+        self._at = 0.0
+
+    def lag_s(self, now: float, stamp_s: float) -> float:
+        """How late the picture with this stamp is, beside the fastest one; never below 0."""
+        offset = now - stamp_s
+        if self._least is not None:
+            self._least += _DRIFT * (now - self._at)
+        if self._least is None or offset < self._least:
+            self._least = offset
+        self._at = now
+        return offset - self._least
+
+
+class Silence:
+    """How long a camera may be silent before it counts as cut: some of its usual intervals.
+
+    A stream without time stamps does not show that a stalled picture is old, so a fast camera's connection is given up
+    before anything older than `MAX_AGE_S` can have gathered in it. One that is slow by nature gets more time, up to a bound.
+    """
+
+    FIRST_S = 10.0
+    LEAST_S = 1.5
+    MOST_S = 10.0
+
+    def __init__(self, now: float) -> None:
+        self._last = now
+        self._usual_s: float | None = None
+        self._pictures = 0
+
+    def heard(self, now: float) -> None:
+        """A picture came."""
+        if self._pictures:
+            interval = now - self._last
+            self._usual_s = interval if self._usual_s is None else 0.8 * self._usual_s + 0.2 * interval
+        self._pictures += 1
+        self._last = now
+
+    @property
+    def limit_s(self) -> float:
+        """The longest silence that is not a cut, counted from the last picture."""
+        if self._usual_s is None:
+            return self.FIRST_S
+        return min(self.MOST_S, max(self.LEAST_S, 3 * self._usual_s))
+
+    def left_s(self, now: float) -> float:
+        """How long may still be waited; 0 or less is a cut."""
+        return self._last + self.limit_s - now
+
+
+class Backoff:
+    """How long to wait before connecting again: twice as long each time, at most `most_s`, jittered by a quarter."""
+
+    def __init__(self, least_s: float = 0.25, most_s: float = 3.0) -> None:
+        self._least_s, self._most_s = least_s, most_s
+        self._failures = 0
+
+    def wait_s(self, lived_s: float) -> float:
+        """The wait after a connection that brought pictures for `lived_s` (0: none); a stable one starts anew."""
+        self._failures = 1 if lived_s >= _STABLE_S else min(self._failures + 1, 16)
+        bound: float = min(self._most_s, self._least_s * 2 ** (self._failures - 1))
+        return bound * random.uniform(0.75, 1.0)
