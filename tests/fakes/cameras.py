@@ -207,7 +207,9 @@ class Camera:
         if found[1] == "Basic":
             return base64.b64decode(found[2]).decode() == f"{user}:{password}"
         given = dict(re.findall(r'(\w+)="?([^",\r]*)"?', found[2]))
-        secret, request = _md5(f"{user}:camera:{password}"), _md5(f"{method}:{given.get('uri', url)}")
+        if method != "DESCRIBE" and self.scheme == "http":
+            assert given["uri"] == url
+        secret, request = _md5(f"{user}:camera:{password}"), _md5(f"{method}:{given['uri']}")
         if "qop" in given:
             request = f"{given['nc']}:{given['cnonce']}:{given['qop']}:{request}"
         return given.get("response") == _md5(f"{secret}:{self.nonce}:{request}")
@@ -271,6 +273,8 @@ class MjpegCamera(Camera):
         self.lengths, self.stamps = lengths, stamps
         self.answer = ""
         """A whole other answer, where one is set."""
+        self.corrupt: set[int] = set()
+        """Pictures that are sent as something else."""
 
     def serve(self, client: socket.socket) -> None:
         head = self.read_head(client)
@@ -280,7 +284,8 @@ class MjpegCamera(Camera):
                 client.sendall(self.answer.encode())
                 return
             if self.allowed(head, "GET", path):
-                return self._stream(client)
+                self._stream(client)
+                return
             lines = ["HTTP/1.1 401 Unauthorized", *self.challenges(), "Content-Length: 0", "", ""]
             client.sendall("\r\n".join(lines).encode())
             head = self.read_head(client)
@@ -290,7 +295,7 @@ class MjpegCamera(Camera):
         client.sendall(f"HTTP/1.1 200 OK\r\n{kind}\r\nConnection: close\r\n\r\n".encode())
         self.begin(client)
         while (number := self.next_picture(client)) is not None:
-            data = self.jpegs[number]
+            data = b"no picture" if number in self.corrupt else self.jpegs[number]
             lines = ["--frame", "Content-Type: image/jpeg"]
             lines += [f"Content-Length: {len(data)}"] if self.lengths else []
             lines += [f"X-Timestamp: {self.taken[number] + 1e6:.6f}"] if self.stamps else []
@@ -330,7 +335,12 @@ class RtspCamera(Camera):
         client.sendall("\r\n".join([*text, "", body]).encode())
 
     def description(self) -> str:
-        media = ["m=video 0 RTP/AVP 26", "a=rtpmap:26 JPEG/90000", f"a=framerate:{self.fps:g}", "a=control:track1"]
+        media = [
+            "m=video 0 RTP/AVP 26",
+            "a=rtpmap:26 JPEG/90000",
+            f"a=framerate:{self.fps:g}",
+            "a=control:track1",
+        ]
         return "\r\n".join(["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=camera", "t=0 0", *media, ""])
 
     def _stream(self, client: socket.socket) -> None:
@@ -375,7 +385,9 @@ def _scan_of(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _rtp(kind: int, sequence: int, stamp: int, payload: bytes) -> bytes:
-    packet = bytes((0x80, kind)) + sequence.to_bytes(2, "big") + stamp.to_bytes(4, "big") + b"\0\0\0\1" + payload
+    packet = (
+        bytes((0x80, kind)) + sequence.to_bytes(2, "big") + stamp.to_bytes(4, "big") + b"\0\0\0\1" + payload
+    )
     return b"$\0" + len(packet).to_bytes(2, "big") + packet
 
 

@@ -81,11 +81,14 @@ def camera(
     from penstock_gateway.camera.credentials import Credentials
     from penstock_gateway.camera.encoding import Encoding, parse_size
     from penstock_gateway.camera.location import Location
+    from penstock_gateway.camera.sources import open_reader
     from penstock_gateway.camera.view import status_line
 
     login = Credentials.read(credentials) if credentials else Credentials()
     location = Location.parse(source, login)
     _check(location, fps, loop)
+    if not location.live:
+        open_reader(location).close()  # says what is wrong with a file before anything is connected
     encoding = Encoding(quality, parse_size(size) if size else None)
     target = _target(device, stream, site, root)
     options = _options(broker, target, username, password_file, ca, cert, key)
@@ -98,7 +101,7 @@ def camera(
         )
     if json:
         sys.stdout.write(msgspec.json.encode(done.counters).decode() + "\n")
-    else:
+    elif done.error is None:
         typer.echo(_last_words(done.counters), err=True)
     if done.error is not None:
         raise done.error

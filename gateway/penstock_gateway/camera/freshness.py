@@ -21,20 +21,42 @@ class SourceClock:
     """Tells from a stream's own time stamps how far a picture lags behind the least delay that was seen.
 
     After a stall the network delivers old pictures at once. They arrive now, but their stamps say when they were made.
+
+    Args:
+        buffered: the connection begins with pictures that were gathered while it was opened, seconds old. They come
+            faster than they were made; until that is over nothing can be said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, buffered: bool = False) -> None:
+        self._caught_up = not buffered
         self._least: float | None = None
-        self._at = 0.0
+        self._now = self._stamp_s = 0.0
+        self._begun = False
 
-    def lag_s(self, now: float, stamp_s: float) -> float:
-        """How late the picture with this stamp is, beside the fastest one; never below 0."""
-        offset = now - stamp_s
+    def lag_s(self, now: float, stamp_s: float) -> float | None:
+        """How late the picture with this stamp is, beside the fastest one; None while that cannot be said.
+
+        Stamps that stand still are none: the lag is 0.
+        """
+        came_s, made_s = now - self._now, stamp_s - self._stamp_s
+        self._now, self._stamp_s = now, stamp_s
+        if not self._begun:
+            self._begun = True
+            if not self._caught_up:
+                return None
+        elif not self._caught_up:
+            self._caught_up = made_s <= 0 or came_s >= made_s / 2
+            if not self._caught_up:
+                return None
+        if made_s == 0 and self._least is not None:
+            return 0.0
+        return self._behind(now - stamp_s, came_s)
+
+    def _behind(self, offset: float, came_s: float) -> float:
         if self._least is not None:
-            self._least += _DRIFT * (now - self._at)
+            self._least += _DRIFT * came_s
         if self._least is None or offset < self._least:
             self._least = offset
-        self._at = now
         return offset - self._least
 
 

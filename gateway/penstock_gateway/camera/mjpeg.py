@@ -7,6 +7,7 @@ comes is read at once and whole; the newest picture is somebody else's choice.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from penstock_gateway.camera.challenge import authorization
 from penstock_gateway.camera.credentials import Credentials
 from penstock_gateway.camera.freshness import Silence, SourceClock
 from penstock_gateway.camera.multipart import Broken, Multipart, Part, boundary_of
@@ -83,7 +85,7 @@ class MjpegReader:
         self._silence.heard(now)
         stamp = _stamp_s(part.headers)
         lag_s = self._clock.lag_s(now, stamp) if stamp is not None else 0.0
-        self._ready.append(Picture(now - lag_s, part.body))
+        self._ready.append(Picture(now - (lag_s or 0.0), part.body))
 
     async def _open(self, url: str) -> aiohttp.ClientResponse:
         # No proxy from the environment: a camera is on the site's own network.
@@ -91,23 +93,18 @@ class MjpegReader:
         self._session = aiohttp.ClientSession(timeout=timeout, read_bufsize=_BUFFER, trust_env=False)
         response = await self._get(url)
         if response.status == 401 and self._credentials:
-            challenges = " ".join(response.headers.getall("WWW-Authenticate", [])).lower()
-            response.close()
-            response = await self._get(url, **self._answer_to(challenges))
+            challenges = response.headers.getall("WWW-Authenticate", [])
+            answer = authorization(challenges, self._credentials, "GET", response.url.raw_path_qs)
+            if answer:
+                response.close()
+                response = await self._get(url, {"Authorization": answer})
         return response
 
-    async def _get(self, url: str, **options: Any) -> aiohttp.ClientResponse:
+    async def _get(self, url: str, headers: dict[str, str] | None = None) -> aiohttp.ClientResponse:
         assert self._session is not None
         async with asyncio.timeout(OPEN_S):
             # A redirect is said, not followed: the credentials are this camera's.
-            return await self._session.get(url, allow_redirects=False, **options)
-
-    def _answer_to(self, challenges: str) -> dict[str, Any]:
-        """Digest wherever it is offered: Basic shows the password to whoever listens."""
-        login = self._credentials
-        if "digest" in challenges:
-            return {"middlewares": (aiohttp.DigestAuthMiddleware(login.user, login.password),)}
-        return {"auth": aiohttp.BasicAuth(login.user, login.password, "utf-8")}
+            return await self._session.get(url, headers=headers, allow_redirects=False)
 
     def _delimiter(self) -> bytes:
         response = self._response
@@ -167,8 +164,9 @@ def refusal(credentials: Credentials, answer: str) -> str:
 
 
 def _told(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or type(error.os_error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno is not None:
+        known = error.os_error.errno > 0  # those of name resolution are below, and have words of their own
+        return os.strerror(error.os_error.errno) if known else str(error.os_error.strerror)
     return f"{type(error).__name__}: {error}"
 
 

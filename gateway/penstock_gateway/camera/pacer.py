@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from penstock_gateway.camera.freshness import MAX_AGE_S
 from penstock_gateway.camera.pictures import Picture
 
+_SLACK_S = 0.001
+"""What a beat may come early, so that rounding does not cost a picture."""
+
 
 @dataclass(frozen=True)
 class Send:
@@ -56,7 +59,7 @@ class Pacer:
             return Wait()
         if not ready:
             return Wait(max(0.0, newest.captured + MAX_AGE_S - now))
-        if now < self._due:
+        if now < self._due - _SLACK_S:
             return Wait(self._due - now)
         self._settle(newest)
         self.sent += 1

@@ -47,7 +47,7 @@ class Reader(Protocol):
 
     @property
     def passed_over(self) -> int:
-        """What came and was no picture, or too large for one."""
+        """What came and was no picture, too large for one, or could not be dated."""
 
     def read(self) -> Picture | None:
         """Wait for the next picture, some seconds at most; None at a file's end.

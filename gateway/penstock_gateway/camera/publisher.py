@@ -17,7 +17,7 @@ from penstock_gateway.camera.encoding import Encoding, Unreadable, encoded
 from penstock_gateway.camera.freshness import MAX_AGE_S
 from penstock_gateway.camera.pacer import Pacer, Send
 from penstock_gateway.camera.pictures import Picture, State
-from penstock_gateway.camera.sources import Source
+from penstock_gateway.camera.sources import Source, Status
 from penstock_gateway.logs import Limiter, Log
 from penstock_gateway.mqtt import Granted, LinkOptions, Message, Publish
 from penstock_gateway.mqtt.link import MqttLink
@@ -29,6 +29,8 @@ FLUSH_S = 2.0
 
 CLOCK_WAIT_S = 0.5
 """The loop looks at the clock at least so often, whatever happens."""
+
+_MOST_SAID = 100
 
 log = Log(__name__)
 
@@ -108,6 +110,7 @@ class Publisher:
         self._acked = self._refused = self._lost = self._links = self._bytes = 0
         self._oldest_s = 0.0
         self._state = State.IDLE
+        self._said: set[tuple[State, str, int]] = set()
 
     def wake(self) -> None:
         """Something changed; to be called on the loop."""
@@ -211,9 +214,19 @@ class Publisher:
         status = self._source.status
         if status.state is not self._state:
             self._state = status.state
-            write = log.warning if status.state in (State.LOST, State.FAILED) else log.info
-            write(f"camera {status.state}", source=self._source.location.shown, reason=status.reason or None)
+            self._say_state(status)
             self._tell_status()
+
+    def _say_state(self, status: Status) -> None:
+        """Each news once: a camera that is away for hours is tried again every few seconds."""
+        news = (status.state, status.reason, status.cuts)
+        if news in self._said:
+            return
+        if len(self._said) >= _MOST_SAID or status.state is State.LIVE:
+            self._said.clear()
+        self._said.add(news)
+        write = log.warning if status.state in (State.LOST, State.FAILED) else log.info
+        write(f"camera {status.state}", source=self._source.location.shown, reason=status.reason or None)
 
     def _tell_status(self) -> None:
         """`online` while pictures come, so that a camera that is down is seen; the will says `offline` for the rest."""

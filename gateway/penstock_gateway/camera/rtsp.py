@@ -1,16 +1,15 @@
 """Asks an RTSP camera why FFmpeg could not open it, since OpenCV does not say: one DESCRIBE, and its status line.
 
-RFC 2326 10.2 and 14; Digest as RFC 2617 with MD5, and Basic.
+RFC 2326 10.2 and 14.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import socket
 from urllib.parse import urlsplit
-from urllib.request import parse_http_list, parse_keqv_list
 
+from penstock_gateway.camera.challenge import authorization
 from penstock_gateway.camera.credentials import Credentials
 from penstock_gateway.camera.mjpeg import refusal
 from penstock_gateway.camera.pictures import SourceLost, SourceRefused
@@ -46,7 +45,8 @@ def _ask(host: str, port: int, url: str, credentials: Credentials) -> tuple[int,
     with socket.create_connection((host, port), timeout=ASK_S) as wire:
         code, words, head = _describe(wire, url, 1, "")
         if code == 401 and credentials:
-            answer = _authorization(head, url, credentials)
+            challenges = re.findall(r"^WWW-Authenticate: *(.*?)\s*$", head, flags=re.M | re.I)
+            answer = authorization(challenges, credentials, "DESCRIBE", url)
             code, words, head = _describe(wire, url, 2, answer) if answer else (code, words, head)
     return code, words
 
@@ -64,28 +64,3 @@ def _describe(wire: socket.socket, url: str, number: int, authorization: str) ->
     head = raw.partition(b"\r\n\r\n")[0].decode("latin-1")
     found = re.match(r"RTSP/\d\.\d (\d{3}) ?([^\r\n]*)", head)
     return (int(found[1]), found[2], head) if found else (0, "", head)
-
-
-def _authorization(head: str, url: str, login: Credentials) -> str:
-    """The answer to a challenge; "" where there is none that we know."""
-    challenges = re.findall(r"^WWW-Authenticate:\s*(\w+)\s*(.*?)\s*$", head, flags=re.M | re.I)
-    for scheme, rest in challenges:
-        if scheme.lower() == "digest":
-            given = parse_keqv_list(parse_http_list(rest))
-            return _digest(given.get("realm", ""), given.get("nonce", ""), url, login)
-    if any(scheme.lower() == "basic" for scheme, _ in challenges):
-        import base64
-
-        return "Basic " + base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
-    return ""
-
-
-def _digest(realm: str, nonce: str, url: str, login: Credentials) -> str:
-    def md5(text: str) -> str:
-        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-    secret, request = md5(f"{login.user}:{realm}:{login.password}"), md5(f"DESCRIBE:{url}")
-    return (
-        f'Digest username="{login.user}", realm="{realm}", nonce="{nonce}", uri="{url}", '
-        f'response="{md5(f"{secret}:{nonce}:{request}")}"'
-    )

@@ -234,8 +234,8 @@ class Source:
         self._become(State.FAILED, str(error))
 
     def _become(self, state: State, reason: str = "", **counts: int) -> None:
-        # While it connects again, the reason why it must stays to be read.
-        kept = reason or (self.status.reason if state is State.CONNECTING else "")
+        # While it connects again, and at the end, the reason why it is away stays to be read.
+        kept = reason or (self.status.reason if state in (State.CONNECTING, State.ENDED) else "")
         self.status = replace(self.status, state=state, since=time.monotonic(), reason=kept, **counts)
         self._tell()
 

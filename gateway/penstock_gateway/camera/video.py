@@ -6,6 +6,7 @@ exists here only, and FFmpeg's own log, which would print it, is off (`penstock_
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -23,13 +24,18 @@ READ_MS = 4000
 _BEHIND_S = 3.0
 _DEFAULT_RATE_HZ = 25.0
 _MOST_RATE_HZ = 1000.0
-_EMPTY_IN_A_ROW = 25
+_EMPTY_IN_A_ROW = 250
+
+# FFmpeg opens a stream by reading 20 frames for its rate, which takes 4 s of a camera of 5 fps and hands them out late.
+os.environ.setdefault(
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|fpsprobesize;1|analyzeduration;4000000"
+)
 
 
 class VideoReader:
     """One opened capture. `live` tells a camera from a file, which ends instead of being lost.
 
-    A camera's time stamps show when this side, or the network, falls behind: such pictures are old when they come, and
+    What FFmpeg gathered while it opened is passed over. A camera's time stamps show when this side, or the network, falls behind: such pictures are old when they come, and
     where it stays so the connection is given up for a new one.
     """
 
@@ -40,7 +46,7 @@ class VideoReader:
         self.interval_s = interval_s
         self.passed_over = 0
         self._raw = _take_raw(capture)
-        self._clock = SourceClock()
+        self._clock = SourceClock(buffered=True)
         self._late_since: float | None = None
 
     def read(self) -> Picture | None:
@@ -52,8 +58,8 @@ class VideoReader:
                     raise SourceLost(f"the stream ended, or was silent for {READ_MS / 1000:g} s")
                 return None
             captured = self._captured(time.monotonic())
-            done, found = self._capture.retrieve()
-            picture = self._picture(captured, found) if done and found is not None else None
+            done, found = self._capture.retrieve() if captured is not None else (False, None)
+            picture = self._picture(captured, found) if done and captured is not None else None
             if picture is not None:
                 return picture
             self.passed_over += 1
@@ -65,11 +71,13 @@ class VideoReader:
         data = found.tobytes()
         return Picture(captured, data) if data[:2] == b"\xff\xd8" and len(data) <= MAX_PICTURE_BYTES else None
 
-    def _captured(self, now: float) -> float:
+    def _captured(self, now: float) -> float | None:
+        """When the picture that was just grabbed was taken; None where it cannot be dated."""
         if not self._live:
             return now
-        stamp_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        lag_s = self._clock.lag_s(now, stamp_s) if stamp_s > 0 else 0.0
+        lag_s = self._clock.lag_s(now, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        if lag_s is None:
+            return None
         if lag_s <= MAX_AGE_S:
             self._late_since = None
         elif self._late_since is None:
