@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 
 from penstock_gateway.camera.freshness import MAX_AGE_S
 from penstock_gateway.camera.pictures import State
 from penstock_gateway.camera.sources import Location, Source
-from tests.fakes.camera_watch import wait_for
+from tests.fakes.camera_watch import wait_for, watched
 from tests.fakes.cameras import Camera, MjpegCamera, RtspCamera
 
 KINDS = pytest.mark.parametrize("kind", [MjpegCamera, RtspCamera])
@@ -77,7 +76,7 @@ def test_it_ends_soon_however_silent_the_camera_is(kind: type[Camera]) -> None:
         assert source.status.state is State.ENDED
 
 
-def test_a_camera_that_stamps_its_pictures_is_believed(watch: Any) -> None:
+def test_a_camera_that_stamps_its_pictures_is_believed() -> None:
     """mjpg-streamer's X-Timestamp shows the age after a stall that is too short to be a cut."""
     with MjpegCamera(4, stamps=True) as camera, watched(camera) as seen:
         seen.some(4)

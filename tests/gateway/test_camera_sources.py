@@ -33,7 +33,7 @@ def test_pictures_come_fresh_and_in_order(kind: type[Camera]) -> None:
         assert seen.source.status.state is State.LIVE
 
 
-def test_mjpeg_comes_byte_for_byte(watch: Any) -> None:
+def test_mjpeg_comes_byte_for_byte() -> None:
     with MjpegCamera(20) as camera, Source(Location.parse(camera.url)) as source:
         for _, picture in zip(range(5), source.pictures(WAIT_S)):
             assert picture.data == camera.jpegs[number_of(picture.data)]
@@ -49,7 +49,7 @@ def test_the_camera_asks_for_credentials(kind: type[Camera], scheme: str) -> Non
         assert any(f"Authorization: {scheme}" in head for head in camera.requests)
 
 
-def test_digest_goes_before_basic(watch: Any) -> None:
+def test_digest_goes_before_basic() -> None:
     with MjpegCamera(20, login=("admin", PASSWORD), schemes=("Basic", "Digest")) as camera:
         with watched(camera, LOGIN) as seen:
             seen.some(1)
@@ -109,7 +109,7 @@ def test_nobody_there_is_said(kind: type[Camera]) -> None:
             open_reader(Location.parse(camera.url))
 
 
-def test_what_is_no_jpeg_is_passed_over(watch: Any) -> None:
+def test_what_is_no_jpeg_is_passed_over() -> None:
     with MjpegCamera(20, lengths=False) as camera, watched(camera) as seen:
         camera.corrupt = set(range(3, 100, 2))
         numbers = seen.some(10)

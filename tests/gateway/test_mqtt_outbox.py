@@ -101,6 +101,28 @@ def test_a_forgotten_session_gets_them_as_new_messages() -> None:
     assert [(m.dup, int(m.payload)) for m in reader.all()] == [(False, 0), (False, 1)]
 
 
+def test_what_is_not_kept_goes_with_its_connection() -> None:
+    """A camera's picture would be old on the next one. It has its PUBACK while there is a connection."""
+    outbox, done = Outbox(10, 1 << 20), []
+
+    def put(payload: bytes, kept: bool) -> None:
+        assert outbox.put(Publish("t", payload, 1, kept=kept), lambda: done.append(payload))
+
+    put(b"1", False)
+    assert (outbox.dropped, len(outbox)) == (1, 0)
+    outbox.opened(Limits(protocol=5, window=3), False)
+    for number, kept in enumerate([False, True, False, False, True], 2):
+        put(str(number).encode(), kept)
+    acked, *_ = Reader(outbox).all()
+    outbox.acked(acked.ack, 0)
+    outbox.closed()
+    for on_acked in outbox.take_done():
+        on_acked()
+    assert (outbox.dropped, done) == (3, [b"1", b"2", b"4", b"5"])
+    outbox.opened(WIDE, True)
+    assert numbers(Reader(outbox).all()) == [3, 6] and not outbox._reserved
+
+
 def test_without_a_connection_qos_0_is_dropped_and_said_done() -> None:
     outbox = Outbox(100, 1 << 20)
     assert outbox.put(Publish("t", b""), lambda: None)
