@@ -45,7 +45,7 @@ class SourceClock:
             if not self._caught_up:
                 return None
         elif not self._caught_up:
-            self._caught_up = made_s <= 0 or came_s >= made_s / 2
+            self._caught_up = made_s == 0 or (made_s > 0 and came_s >= made_s / 2)
             if not self._caught_up:
                 return None
         if made_s == 0 and self._least is not None:

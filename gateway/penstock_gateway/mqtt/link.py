@@ -79,7 +79,7 @@ class MqttLink:
     works from there on. `LinkState.down` is called for every connection and every attempt that ended, not for the
     owner's own cancellation. On 3.1.1 a broker replays retained messages (`Message.retain`) at each connect.
 
-    Of the counters `dropped` has QoS 0 messages without a connection; `refused` has the broker's error (`0x97`), or why
+    Of the counters `dropped` has messages that do not outlive a connection and had none; `refused` has the broker's error (`0x97`), or why
     a message could not be sent to it (`packet_too_large`, `not_encodable`). All of them had their `on_acked`.
     """
 
@@ -180,7 +180,8 @@ class MqttLink:
         return reason
 
     def publish(self, message: Publish, on_acked: OnAcked | None = None) -> bool:
-        """As in the seam. QoS 0 without a connection is taken, dropped at once and counted in `dropped`."""
+        """As in the seam. Without a connection QoS 0, and what is not `kept`, is taken, dropped at once and counted in
+        `dropped`."""
         taken = self._outbox.put(message, on_acked)
         if taken and not self._scheduled:
             self._kick()

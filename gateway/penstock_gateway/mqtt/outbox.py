@@ -51,7 +51,8 @@ class Outbox:
     only the last, and an outage of hours would fill the bounds with the others. The replaced one is done, too.
 
     `refused` counts, by reason, messages that will never reach the broker or that it did not take, `refused_topic` is
-    the last one's; `dropped` counts messages that had no connection, or went with it: QoS 0, and those that are not `kept`. Both are told to the caller as done (`on_acked`), as nothing will be retried.
+    the last one's; `dropped` counts messages that had no connection, or went with it: QoS 0, and those that are not
+    `kept`. Both are told to the caller as done (`on_acked`), as nothing will be retried.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -82,7 +83,7 @@ class Outbox:
         return len(self._sent) < self._limits.window or not self._queue[0].message.qos
 
     def put(self, message: Publish, on_acked: OnAcked | None) -> bool:
-        """Queue a message; False when it does not fit. Without a connection QoS 0 is dropped at once."""
+        """Queue a message; False when it does not fit. Without a connection what does not outlive one is dropped at once."""
         size = len(message.payload) + len(message.topic) + _OVERHEAD
         waiting = self._replaceable.get(message.topic) if self._replaceable else None
         if waiting is not None and message.retain and message.qos == waiting.message.qos:
