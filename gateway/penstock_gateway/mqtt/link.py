@@ -79,8 +79,9 @@ class MqttLink:
     works from there on. `LinkState.down` is called for every connection and every attempt that ended, not for the
     owner's own cancellation. On 3.1.1 a broker replays retained messages (`Message.retain`) at each connect.
 
-    Of the counters `dropped` has messages that do not outlive a connection and had none; `refused` has the broker's error (`0x97`), or why
-    a message could not be sent to it (`packet_too_large`, `not_encodable`). All of them had their `on_acked`.
+    Of the counters `dropped` has messages that do not outlive a connection and had none; `refused` has the broker's
+    error (`0x97`), or why a message could not be sent to it (`packet_too_large`, `not_encodable`). All of them had
+    their `on_acked`.
     """
 
     def __init__(self, options: LinkOptions) -> None:
