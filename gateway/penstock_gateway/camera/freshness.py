@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import random
 
-MAX_AGE_S = 2.0
+PROMISED_S = 2.0
 """No older picture is sent."""
+
+_UNSEEN_S = 0.4
+"""What even a camera's fastest picture takes to get here, through its encoder, the network and our decoder; nothing
+tells how long that is."""
+
+MAX_AGE_S = PROMISED_S - _UNSEEN_S
+"""No picture is sent that is older as far as we see."""
 
 _DRIFT = 0.0005
 """How much faster than ours a camera's clock may run, as a part of the time. A real delay that grows more slowly than
