@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from penstock_gateway.box import Box
 from penstock_gateway.connections import Watch
 from penstock_gateway.frames import Lane
 from penstock_gateway.health import Health
@@ -167,6 +168,10 @@ class Views:
             Gauge("penstock_link_dropped", "QoS 0 messages that had no connection.", ("link",), lambda: [
                 ((name,), link.dropped) for name, (_, link) in parts.links.items()
             ]),
+            Gauge("penstock_link_bytes", "Bytes over the connection.", ("link", "direction"), lambda: [
+                ((name, direction), n) for name, (_, link) in parts.links.items()
+                for direction, n in (("received", link.traffic.received), ("sent", link.traffic.sent))
+            ]),
             Gauge("penstock_route_frames", "Frames that a route holds.", ("route",), lambda: [
                 ((str(lane.route.index),), lane.frames) for lane in parts.lanes
             ]),
@@ -198,6 +203,7 @@ class Views:
             ]),
             one("penstock_streams", "Known streams.", lambda: len(parts.ledger.streams)),
             one("penstock_journal_bytes", "Bytes of the journal in use.", lambda: parts.journal.bytes_used),
+            *Box().gauges(),
         ]  # fmt: skip
 
 

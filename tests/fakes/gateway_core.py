@@ -27,7 +27,16 @@ from penstock_gateway.gateway import Gateway, _JournalEvents
 from penstock_gateway.identity import StreamIdentity
 from penstock_gateway.journal import Entry, Journal
 from penstock_gateway.ledger import Counts, Fate
-from penstock_gateway.mqtt import Granted, LinkOptions, LinkState, Message, OnAcked, OnMessages, Publish
+from penstock_gateway.mqtt import (
+    Granted,
+    LinkOptions,
+    LinkState,
+    Message,
+    OnAcked,
+    OnMessages,
+    Publish,
+    Traffic,
+)
 from penstock_gateway.starts import Books, StartRecord, Totals, off_by
 from penstock_models.devices.builds import Progress
 from penstock_models.items import ServableInfo
@@ -51,6 +60,7 @@ class FakeLink:
         self.overruns = self.dropped = 0
         self.refused: Counter[str] = Counter()
         self.refused_topic = ""
+        self.traffic = Traffic()
         self.room = 10_000
         self.outbox: deque[tuple[Publish, OnAcked | None]] = deque()
         self.taken: list[Publish] = []

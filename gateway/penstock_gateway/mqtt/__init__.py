@@ -94,6 +94,13 @@ class LinkOptions(msgspec.Struct, frozen=True):
     outbox_bytes: int = 64 << 20
 
 
+class Traffic(msgspec.Struct):
+    """Bytes over a link's connections, MQTT without TLS and TCP."""
+
+    received: int = 0
+    sent: int = 0
+
+
 OnMessages = Callable[[Sequence[Message]], None]
 OnAcked = Callable[[], None]
 
@@ -108,6 +115,9 @@ class LinkState(Protocol):
 
 class Link(Protocol):
     """One MQTT connection. `run` is the task that owns it."""
+
+    @property
+    def traffic(self) -> Traffic: ...
 
     @property
     def overruns(self) -> int:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from penstock_gateway.mqtt import Granted, LinkOptions, OnMessages, encode
+from penstock_gateway.mqtt import Granted, LinkOptions, OnMessages, Traffic, encode
 from penstock_gateway.mqtt.acks import AckWindow
 from penstock_gateway.mqtt.decode import Connack, Control, Decoder, Disconnected, Suback
 from penstock_gateway.mqtt.outbox import LAST_PACKET_ID, Limits, Outbox
@@ -42,6 +42,7 @@ class Connection(asyncio.Protocol):
         acks: AckWindow,
         on_messages: OnMessages,
         kick: Callable[[], None],
+        traffic: Traffic,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._options = options
@@ -58,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._gone = asyncio.Event()
         self._keepalive_s = float(max(1, options.keepalive_s))
         self._connack: Connack | None = None
+        self._traffic = traffic
         self.writable = False
         self.answered = False
         self.refused: int | None = None
@@ -69,12 +71,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._heard = self._loop.time()
-        self._transport.write(encode.connect(self._options, self.protocol))
+        self.write(encode.connect(self._options, self.protocol))
 
     def data_received(self, data: bytes) -> None:
         if self.lost.done():
             return
         self._heard = self._loop.time()
+        self._traffic.received += len(data)
         try:
             read = self._decoder.feed(data)
             for packet in read.control:
@@ -142,6 +145,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self.lost.done():
+            self._traffic.sent += len(data)
             self._transport.write(data)
 
     def read(self, wanted: bool) -> None:

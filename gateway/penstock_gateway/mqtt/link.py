@@ -12,7 +12,7 @@ import os
 import random
 from collections import Counter
 
-from penstock_gateway.mqtt import LinkOptions, LinkState, OnAcked, OnMessages, Publish, encode, tls
+from penstock_gateway.mqtt import LinkOptions, LinkState, OnAcked, OnMessages, Publish, Traffic, encode, tls
 from penstock_gateway.mqtt.acks import AckWindow
 from penstock_gateway.mqtt.connection import Connection
 from penstock_gateway.mqtt.outbox import Outbox
@@ -90,6 +90,7 @@ class MqttLink:
         self._options = options
         self._outbox = Outbox(options.outbox, options.outbox_bytes)
         self._acks = AckWindow()
+        self.traffic = Traffic()
         self._dialect = Dialect(options.protocol)
         self._connection: Connection | None = None
         self._paused = False
@@ -129,7 +130,7 @@ class MqttLink:
         """(why it ended, whether it was up)."""
         options = self._options
         connection = Connection(
-            options, self._dialect.protocol, self._outbox, self._acks, on_messages, self._kick
+            options, self._dialect.protocol, self._outbox, self._acks, on_messages, self._kick, self.traffic
         )
         self._connection = connection
         try:

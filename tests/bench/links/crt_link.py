@@ -15,7 +15,16 @@ from typing import Any
 
 from awscrt import io, mqtt5  # type: ignore[import-untyped]
 
-from penstock_gateway.mqtt import Granted, LinkOptions, LinkState, Message, OnAcked, OnMessages, Publish
+from penstock_gateway.mqtt import (
+    Granted,
+    LinkOptions,
+    LinkState,
+    Message,
+    OnAcked,
+    OnMessages,
+    Publish,
+    Traffic,
+)
 from penstock_gateway.mqtt.acks import AckWindow
 from tests.bench.links.crossing import Crossing
 
@@ -34,6 +43,7 @@ class CrtLink:
     def __init__(self, options: LinkOptions) -> None:
         self._options = options
         self.refused: Counter[str] = Counter()
+        self.traffic = Traffic()
         self._acks = AckWindow()
         self._controls: dict[int, Any] = {}
         self._last = 0

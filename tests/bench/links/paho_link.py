@@ -19,7 +19,16 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as UntypedProperties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from penstock_gateway.mqtt import Granted, LinkOptions, LinkState, Message, OnAcked, OnMessages, Publish
+from penstock_gateway.mqtt import (
+    Granted,
+    LinkOptions,
+    LinkState,
+    Message,
+    OnAcked,
+    OnMessages,
+    Publish,
+    Traffic,
+)
 from penstock_gateway.mqtt.acks import AckWindow
 from tests.bench.links.crossing import Crossing
 
@@ -35,6 +44,7 @@ class PahoLink:
     def __init__(self, options: LinkOptions) -> None:
         self._options = options
         self.refused: Counter[str] = Counter()
+        self.traffic = Traffic()
         self._v5 = options.protocol == 5
         self._gate = threading.Event()
         self._gate.set()
