@@ -169,19 +169,29 @@ def bench(
         typer.Option("--input", metavar="F", help="Input to run; the first golden sample when left out."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Time for each batch size.")] = 2.0,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=1, max=64, help="Batch size, in place of 1, 2, 4 …; may be repeated."),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=1, max=64, help="Measure so many threads at once too.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Measure time, throughput and memory for each batch size, decoding and steps included.
 
+    With --json the report is the device's profile for `penstock plan`; give --threads the gateway's threads there.
+
     \b
     Example:
       penstock model bench models/person-1.bundle --seconds 5
+      penstock model bench models/person-1.bundle --threads 2 --json >> edge.json
     """
     from penstock_models.console import bench_table, progress
     from penstock_models.measure import measure
 
     with progress("measuring", 1) as advance:
-        report = measure(bundle, sample, seconds, advance)
+        report = measure(bundle, sample, seconds, advance, batch or (), threads)
     if as_json:
         _print_json(msgspec.to_builtins(report))
     else:

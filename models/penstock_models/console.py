@@ -104,7 +104,8 @@ def bench_table(report: BenchReport) -> str:
     head = f"{report.name}:{report.version} on {report.placement}, loaded in {report.load_ms:.0f} ms"
     lines = [head, f"{'batch':>6}{'p50 ms':>10}{'p95 ms':>10}{'items/s':>10}{'runs':>8}"]
     for row in report.rows:
+        how = f"  {row.busy} threads" if row.busy > 1 else "  with pauses" if row.idle else ""
         lines.append(
-            f"{row.batch:>6}{row.p50_ms:>10.2f}{row.p95_ms:>10.2f}{row.items_per_s:>10.1f}{row.runs:>8}"
+            f"{row.batch:>6}{row.p50_ms:>10.2f}{row.p95_ms:>10.2f}{row.items_per_s:>10.1f}{row.runs:>8}{how}"
         )
     return "\n".join([*lines, f"resident memory {report.rss_mb:.0f} MB"])

@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -74,7 +75,8 @@ def _run(words: list[str]) -> int:
     if name not in groups:
         print(f"penstock: no command {name!r}; there are {', '.join(groups)}", file=sys.stderr)
         return 2
-    return _call(_load(groups[name]), name, rest)
+    with _needs(name):
+        return _call(groups[name].load(), name, rest)
 
 
 def _groups() -> dict[str, metadata.EntryPoint]:
@@ -104,21 +106,22 @@ def _help() -> str:
     )
 
 
-def _load(point: metadata.EntryPoint) -> Any:
-    """Import a group.
+@contextmanager
+def _needs(name: str) -> Iterator[None]:
+    """Imports of a group or of what it calls, some of which an extra brings.
 
     Raises:
-        UsageError: a package that it needs is missing; the message names what to install.
+        UsageError: a package is missing; the message names what to install.
     """
     try:
-        return point.load()
+        yield
     except ModuleNotFoundError as error:
         from penstock_models.errors import UsageError
 
         module = (error.name or "").partition(".")[0]
         if not module or module.startswith("penstock_"):
             raise
-        raise UsageError(f"`penstock {point.name}` needs {module}: {_install_hint(module)}") from error
+        raise UsageError(f"`penstock {name}` needs {module}: {_install_hint(module)}") from error
 
 
 def _install_hint(module: str) -> str:

@@ -19,7 +19,7 @@ from export_tflite import int8_tflite
 from packing import pack_variants
 from penstock_models.model_toml import BudgetTable, GoldenTable, ModelToml
 from penstock_models.steps import specs
-from penstock_sim.scenes import LABELS, Scene
+from penstock_sim.sources.scenes import LABELS, Scene
 from quantized import Quantized
 from yard_data import TEST_SEEDS, Pictures
 from yard_loss import loss, targets

@@ -17,7 +17,7 @@ from export_tflite import int8_tflite
 from packing import pack_variants
 from penstock_models.model_toml import BudgetTable, GoldenTable, ModelToml
 from penstock_models.steps import specs
-from penstock_sim.signals import FAULTS, RATE_HZ, SIZE, Vibration
+from penstock_sim.sources.signals import FAULTS, RATE_HZ, SIZE, Vibration
 from quantized import Quantized
 from vibration_net import area_under_curve, build, errors, fit
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_models.images import decode_image
-from penstock_sim.scenes import LABELS, Scene
+from penstock_sim.sources.scenes import LABELS, Scene
 
 TEST_SEEDS = 1_000_000
 _FRAMES = 20_000  # frame numbers are drawn below this
