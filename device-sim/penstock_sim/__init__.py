@@ -1,1 +1,1 @@
-"""Virtual devices: synthetic scenes and signals, file sources, an open-loop publisher, the demo."""
+"""Virtual devices: scenes and signals, file sources, a publisher, scenarios, the demo; and the kit for real devices."""

@@ -28,7 +28,7 @@ _START_S = 10.0
 _STOP_S = 5.0
 _RESTART_S = 1.0
 _PR_SET_PDEATHSIG = 1
-_PROGRAM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+PROGRAM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 
 _MOSQUITTO = """\
 listener {port} {host}
@@ -66,7 +66,7 @@ async def embedded_broker(listen: str, state: Path) -> AsyncIterator[Address]:
         UsageError: `listen` is no address, or its port is taken.
     """
     host, port = _free_address(listen)
-    program = shutil.which("mosquitto", path=_PROGRAM_PATH)
+    program = shutil.which("mosquitto", path=PROGRAM_PATH)
     broker = mosquitto_broker(program, host, port, state / "broker") if program else amqtt_broker(host, port)
     async with broker as address:
         log.info("embedded broker: %s at %s:%d", address.kind, address.host, address.port)
@@ -94,7 +94,7 @@ def _free_address(listen: str) -> tuple[str, int]:
 @asynccontextmanager
 async def mosquitto_broker(program: str, host: str, port: int, folder: Path) -> AsyncIterator[Address]:
     """Run Mosquitto as a child, and again when it ends by itself; it ends with this process, however that ends."""
-    child = _Mosquitto(program, _write_config(host, port, folder), host, port)
+    child = _Mosquitto(program, write_config(host, port, folder), host, port)
     await child.start()
     keeper = asyncio.create_task(child.keep(), name="embedded-broker")
     try:
@@ -107,7 +107,7 @@ async def mosquitto_broker(program: str, host: str, port: int, folder: Path) -> 
             keeper.result()
 
 
-def _write_config(host: str, port: int, folder: Path) -> Path:
+def write_config(host: str, port: int, folder: Path) -> Path:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "mosquitto.conf"

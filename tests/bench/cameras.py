@@ -24,8 +24,8 @@ import numpy as np
 
 from penstock_gateway.mqtt import Granted, LinkOptions, Message, encode
 from penstock_gateway.mqtt.link import MqttLink
-from penstock_sim.encodings import UserProperties
-from penstock_sim.packets import PublishTemplate
+from penstock_sim.load.packets import PublishTemplate
+from penstock_sim.sources.encodings import UserProperties
 from tests.bench.arrivals import arrivals
 
 LEAD_S = 0.2

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from penstock_sim.packets import PublishTemplate
+from penstock_sim.load.packets import PublishTemplate
 from tests.bench.cameras import LEAD_S, Due, boot, results, send
 from tests.bench.traffic import poisson
 

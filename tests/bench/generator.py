@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from penstock_sim.encodings import MEDIA_TYPES, encode_window
-from penstock_sim.publisher import Publisher, Target, VirtualStream
-from penstock_sim.schedule import Periodic, Poisson, Schedule
-from penstock_sim.sources import IMAGE_TYPES, Payload, Ring
+from penstock_sim.load.publisher import Publisher, Target, VirtualStream
+from penstock_sim.load.schedule import Periodic, Poisson, Schedule
+from penstock_sim.sources import Payload, Ring
+from penstock_sim.sources.encodings import MEDIA_TYPES, encode_window
+from penstock_sim.sources.files import IMAGE_TYPES
 
 _VARIETY = 16
 _SETTLE_QUIET_S = 1.0
@@ -88,7 +89,7 @@ def streams(options: argparse.Namespace) -> list[VirtualStream]:
     def schedule(number: int) -> Schedule:
         if options.poisson:
             return Poisson(rate, seed=options.seed + number)
-        return Periodic(rate, phase_s=float(phases[number]))
+        return Periodic(rate, float(phases[number]))
 
     return [
         VirtualStream(f"bench-{n}", "s", Ring(f"ring-{n}", media_type, rate, ring), schedule(n), options.qos)

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from penstock_sim.demo_gateway import free_port
+from penstock_sim.site.gateway import free_port
 
 _START_S = 10.0
 _STOP_S = 10.0

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from penstock_sim.demo_gateway import free_port
+from penstock_sim.site.gateway import free_port
 
 _VERDICTS = tempfile.TemporaryDirectory(prefix="penstock-verdicts-")
 """What the tests' gateways share: each model is tried in a limited process once a session, not at each start."""

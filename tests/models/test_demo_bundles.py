@@ -14,8 +14,9 @@ import penstock_models
 from penstock_models.bundle import Bundle, memory_bundle, open_bundle
 from penstock_models.items import Detection, EncodedImage, Item, Outcome, Tensor
 from penstock_models.servable import Servable
-from penstock_sim.scenes import LABELS, Box, Scene
-from penstock_sim.signals import Vibration
+from penstock_sim.sources import Box
+from penstock_sim.sources.scenes import LABELS, Scene
+from penstock_sim.sources.signals import Vibration
 
 FOLDER = Path(penstock_models.__file__).parent / "demo"
 NAMES = ("yard", "vibration")

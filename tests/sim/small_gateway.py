@@ -21,7 +21,7 @@ from aiohttp import web
 from penstock_gateway.embedded import amqtt_broker, embedded_broker
 from penstock_gateway.ledger import Counts
 from penstock_gateway.mqtt import LinkOptions, Message, Publish, encode
-from penstock_sim.connection import Connection, connect, newest_protocol
+from penstock_sim.load.connection import Connection, connect, newest_protocol
 
 BUCKETS = ("answered", "unchanged", "superseded", "duplicate", "expired", "rejected", "failed", "dropped")
 MUTE = "pump"

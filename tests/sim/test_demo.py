@@ -17,11 +17,15 @@ from rich.console import Console
 
 from penstock_models.errors import PenstockError, UsageError
 from penstock_models.items import Anomaly, Detection
-from penstock_sim import cli, demo, demo_gateway, demo_streams
-from penstock_sim.demo_streams import BestPicture, Shown, Speed
-from penstock_sim.demo_view import LiveView, PlainView, Row, ledger_line, table
+from penstock_sim import cli
+from penstock_sim.demo import run as demo
+from penstock_sim.demo import streams as demo_streams
+from penstock_sim.demo.streams import BestPicture, Shown, Speed
+from penstock_sim.demo.view import LiveView, PlainView, Row, ledger_line, table
+from penstock_sim.load.track import StreamTrack
+from penstock_sim.load.tracker import Tracker
+from penstock_sim.site import gateway as site_gateway
 from penstock_sim.sources import Payload, Ring
-from penstock_sim.tracker import StreamTrack, Tracker
 
 STREAMS = {"gate/cam", "dock/cam", "aisle/cam", "pump/vib", "fan/vib", "press/vib"}
 ROW = Row("gate/cam", 90, 88, 9.97, 12.34, None, "2 person", "edge yard:1 on cpu")
@@ -35,14 +39,14 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo_streams, "_WINDOWS", 4)
     monkeypatch.setattr(demo, "_DRAIN_S", 1.0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(demo_gateway, "MODELS", ())
+    monkeypatch.setattr(site_gateway, "MODELS", ())
 
 
 @pytest.fixture
 def behave(monkeypatch: pytest.MonkeyPatch) -> Any:
     def choose(behaviour: str) -> None:
         command = (sys.executable, "-m", "tests.sim.small_gateway", behaviour)
-        monkeypatch.setattr(demo_gateway, "COMMAND", command)
+        monkeypatch.setattr(site_gateway, "COMMAND", command)
 
     return choose
 
@@ -108,7 +112,7 @@ async def test_ctrl_c_drains_and_closes_the_books(behave: Any) -> None:
 
 async def test_ctrl_c_before_the_start_leaves_nothing_behind(behave: Any) -> None:
     behave("sleeps")
-    seen: list[demo_gateway.Gateway] = []
+    seen: list[site_gateway.Gateway] = []
 
     class PressesCtrlC(PlainView):
         def say(self, text: str) -> None:
@@ -116,19 +120,19 @@ async def test_ctrl_c_before_the_start_leaves_nothing_behind(behave: Any) -> Non
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        ready = demo_gateway.Gateway.ready
+        ready = site_gateway.Gateway.ready
 
-        async def note(self: demo_gateway.Gateway) -> None:
+        async def note(self: site_gateway.Gateway) -> None:
             seen.append(self)
             await ready(self)
 
-        patch.setattr(demo_gateway.Gateway, "ready", note)
+        patch.setattr(site_gateway.Gateway, "ready", note)
         with pytest.raises(asyncio.CancelledError):
             await demo.run_demo(PressesCtrlC(Console(file=io.StringIO())), seconds=None)
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
-    assert seen[0]._process.returncode is not None
+    assert seen[0].child.returncode is not None
 
 
 async def test_settings_of_another_gateway_stay_outside(
@@ -137,17 +141,17 @@ async def test_settings_of_another_gateway_stay_outside(
     monkeypatch.setenv("PENSTOCK_MQTT__URL", "mqtt://elsewhere.example")
     monkeypatch.setenv("PENSTOCK_SITE", "plant")
     shows = "import os; print(*(key for key in os.environ if key.startswith('PENSTOCK_')))"
-    monkeypatch.setattr(demo_gateway, "COMMAND", (sys.executable, "-c", shows))
-    async with demo_gateway.gateway(tmp_path / "gateway.toml") as running:
+    monkeypatch.setattr(site_gateway, "COMMAND", (sys.executable, "-c", shows))
+    async with site_gateway.with_own_broker(tmp_path / "gateway.toml") as running:
         with pytest.raises(PenstockError, match="ended with 0"):
             await running.ready()
-    assert set(running.log.read_text().split()) == {"PENSTOCK_MQTT__LISTEN", "PENSTOCK_HTTP__LISTEN"}
+    assert set(running.child.log.read_text().split()) == {"PENSTOCK_MQTT__LISTEN", "PENSTOCK_HTTP__LISTEN"}
 
 
 def test_a_model_that_is_not_packaged_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(demo_gateway, "MODELS", ("no_such_model",))
+    monkeypatch.setattr(site_gateway, "MODELS", ("no_such_model",))
     with pytest.raises(UsageError, match="no_such_model"):
-        demo_gateway.prepare(tmp_path)
+        site_gateway.prepare(tmp_path)
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ def test_a_model_that_is_not_packaged_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 def outcome(ok: bool, **more: Any) -> demo.Outcome:
     ledger = {"received": 1, "answered": int(ok), "in_flight": int(not ok)}
-    books = demo.StreamSummary(1, int(ok), int(ok), int(not ok), 0, 0, {}, {}, "", "")
+    books = demo.StreamSummary(1, int(ok), int(ok), int(not ok), 0, 0, {}, {})
     values: dict[str, Any] = {
         "v": 1, "ok": ok, "closed": ok, "answered": ok, "exit_code": 0, "seconds": 1.0, "mqtt": "5", "ledger": ledger,
         "streams": {"gate/cam": books}, "on_time": True, "lag_ms": {}, "picture": None, "folder": "/tmp/run",
@@ -295,7 +299,7 @@ def test_the_best_picture_is_the_one_with_most_to_see() -> None:
             "status": "ok",
             "detections": detections,
         }
-        tracker.result(msgspec.json.encode(keys), 1.0)
+        tracker.result(msgspec.json.encode(keys), 1.0, 1000.0)
     best.look(books)
     assert best.found is not None
     assert (best.found[0], len(best.found[1].detections or ())) == (b"second", 2)

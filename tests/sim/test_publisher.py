@@ -16,10 +16,10 @@ from hypothesis import given
 from penstock_gateway.mqtt import LinkOptions, Message, Publish, encode
 from penstock_gateway.mqtt.decode import Decoder
 from penstock_models.errors import UsageError
-from penstock_sim.connection import Connection, ConnectionLost, connect
-from penstock_sim.packets import PublishTemplate
-from penstock_sim.publisher import Publisher, Target, VirtualStream
-from penstock_sim.schedule import Periodic
+from penstock_sim.load.connection import Connection, ConnectionLost, connect
+from penstock_sim.load.packets import PublishTemplate
+from penstock_sim.load.publisher import Publisher, Target, VirtualStream
+from penstock_sim.load.schedule import Periodic
 from penstock_sim.sources import Payload, Ring
 from tests.fakes.broker import mosquitto
 
@@ -57,6 +57,22 @@ def test_a_v5_packet_carries_the_stamp_as_user_properties(
     )
     assert message.user == (("sh", "1x2"), ("boot", "b1"), ("seq", str(seq)), ("ts", str(ts)))
     assert message.ack == (77 if qos else 0)
+
+
+def test_a_packet_may_say_more_and_expire() -> None:
+    template = PublishTemplate("t", 0, 5, "image/jpeg", "b1", {"dl": 200, "pr": 7}, expiry_s=2)
+    message = decode(template.packet(b"jpeg", (), 5, 6), 5)
+    assert dict(message.user) == {"boot": "b1", "dl": "200", "pr": "7", "seq": "5", "ts": "6"}
+    assert message.expiry_s == 2
+    inside = PublishTemplate("t", 0, 5, "application/json", "b1", {"dl": 200})
+    assert json.loads(decode(inside.packet(BODY, (), 5, 6), 5).payload)["dl"] == 200
+
+
+def test_a_spoiled_envelope_is_stamped_outside() -> None:
+    template = PublishTemplate("t", 0, 5, "application/cbor", "b1", spoiled=True)
+    message = decode(template.packet(b"", (), 5, 6), 5)
+    assert (message.payload, dict(message.user)) == (b"", {"boot": "b1", "seq": "5", "ts": "6"})
+    assert not PublishTemplate("t", 0, 4, "application/cbor", "b1", spoiled=True).stamped
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
@@ -131,7 +147,7 @@ def stream(
     number: int = 0, rate_hz: float = 200.0, qos: Literal[0, 1] = 0, media_type: str = "application/json"
 ) -> VirtualStream:
     source = Ring(f"ring-{number}", media_type, rate_hz, [Payload(BODY)])
-    return VirtualStream(f"d{number}", "s", source, Periodic(rate_hz, phase_s=number / 1000), qos)
+    return VirtualStream(f"d{number}", "s", source, Periodic(rate_hz, number / 1000), qos)
 
 
 @pytest.mark.parametrize("qos", [0, 1])
@@ -175,7 +191,9 @@ def test_a_frame_can_be_matched_for_a_minute_at_the_schedules_rate() -> None:
     publisher = Publisher(Target(), [fast], boot="b1")
     for number in range(6000):
         publisher.tracks["d0/s"].record(number / 100, 0)
-    publisher.tracker.result(b'{"device":"d0","stream":"s","boot":"b1","seq":0,"status":"ok"}', 60.0)
+    publisher.tracker.result(
+        b'{"device":"d0","stream":"s","boot":"b1","seq":0,"status":"ok"}', 60.0, 60_000.0
+    )
     assert publisher.report().unanswered == 5999
 
 

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from penstock_sim import _scene_art as art
-from penstock_sim import _scene_timeline as timeline
-from penstock_sim.scenes import LABELS, Scene, visible
+from penstock_sim.sources import _scene_art as art
+from penstock_sim.sources import _scene_timeline as timeline
+from penstock_sim.sources.scenes import LABELS, Scene, visible
 
 NOTHING = np.empty((0, 4), np.float32)
 

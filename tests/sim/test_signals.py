@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from penstock_sim.signals import FAULTS, RATE_HZ, SIZE, Episode, Vibration
+from penstock_sim.sources.signals import FAULTS, RATE_HZ, SIZE, Episode, Vibration
 
 WINDOWS = 1200
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from penstock_models.errors import UsageError
-from penstock_sim.ahead import read_ahead
-from penstock_sim.csv_device import CsvDevice, parse_time
-from penstock_sim.sources import ImageFolder, Payload, Ring, VideoFile, scene_ring, vibration_ring
+from penstock_sim.sources import Payload, Ring
+from penstock_sim.sources.ahead import read_ahead
+from penstock_sim.sources.csv_device import CsvDevice, parse_time
+from penstock_sim.sources.files import ImageFolder, VideoFile
+from penstock_sim.sources.rings import scene_ring, vibration_ring
 
 
 def picture(value: int = 90) -> np.ndarray:

@@ -23,7 +23,7 @@ from export_onnx import float_onnx
 from penstock_models.bundle import Bundle, open_bundle
 from penstock_models.items import Answer, EncodedImage, Item
 from penstock_models.servable import Servable
-from penstock_sim.scenes import LABELS, Scene
+from penstock_sim.sources.scenes import LABELS, Scene
 from quantized import Quantized
 from tests.conftest import ROOT
 from vibration_net import area_under_curve

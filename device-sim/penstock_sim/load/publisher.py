@@ -9,10 +9,11 @@ sending on one connection to `sender`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import secrets
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -22,10 +23,13 @@ from penstock_gateway.config.values import BrokerUrl
 from penstock_gateway.mqtt import LinkOptions, Message
 from penstock_gateway.topics import device_topic
 from penstock_models.errors import UsageError
-from penstock_sim.connection import Connection, ConnectionLost, connect
-from penstock_sim.histogram import Histogram
-from penstock_sim.sender import LATE_MS, Device, Sender, VirtualStream
-from penstock_sim.tracker import StreamReport, StreamTrack, Tracker
+from penstock_sim.load.connection import Connection, connect
+from penstock_sim.load.histogram import Histogram
+from penstock_sim.load.lane import LATE_MS, Lane, Sending
+from penstock_sim.load.sender import Sender
+from penstock_sim.load.streams import LoadStream, VirtualStream
+from penstock_sim.load.track import StreamReport, StreamTrack
+from penstock_sim.load.tracker import Tracker
 
 __all__ = ["LATE_MS", "Publisher", "Report", "Target", "VirtualStream"]
 
@@ -84,10 +88,14 @@ class Publisher:
             )
         self.boot = boot or secrets.token_hex(4)
         self._target = target
-        self._devices = [self._device(stream) for stream in streams]
-        self._tracks = {f"{d.track.device}/{d.track.stream}": d.track for d in self._devices}
+        self._streams = [self._stream(stream) for stream in streams]
+        self._tracks = {f"{s.track.device}/{s.track.stream}": s.track for s in self._streams}
         self.tracker = Tracker(self._tracks.values())
-        self._senders: list[Sender] = []
+        self._sending = Sending()
+        self._lanes = [Lane(self._sending) for _ in range(target.connections)]
+        lanes = itertools.cycle(self._lanes)
+        schedules = [stream.schedule for stream in streams]
+        self._sender = Sender(list(zip(self._streams, lanes)), schedules, self._sending, self._check)
         self._collector: Connection | None = None
         self._seconds = 0.0
         self._news = asyncio.Event()
@@ -105,14 +113,14 @@ class Publisher:
             raise
         return self
 
-    def _device(self, stream: VirtualStream) -> Device:
+    def _stream(self, stream: VirtualStream) -> LoadStream:
         kind = (
             "frame"
             if stream.source.media_type.startswith("image/") or not stream.source.media_type
             else "data"
         )
         topic = device_topic(self._target.root, self._target.site, stream.device, stream.stream, kind)
-        return Device(stream, stream.topic or topic, self._target.protocol, self.boot)
+        return LoadStream(stream, stream.topic or topic, self._target.protocol, self.boot)
 
     async def _connect(self) -> None:
         target = self._target
@@ -120,9 +128,10 @@ class Publisher:
             _options(target, f"sim-{self.boot}-results"), target.protocol, self._collect
         )
         await self._collector.subscribe([(device_topic(target.root, target.site, "+", "+", "result"), 1)])
-        for number in range(target.connections):
+        for number, lane in enumerate(self._lanes):
             connection = await connect(_options(target, f"sim-{self.boot}-{number}"), target.protocol)
-            self._senders.append(Sender(connection, self._devices[number :: target.connections]))
+            connection.on_lost = functools.partial(_lost, lane)
+            lane.use(connection)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -130,12 +139,20 @@ class Publisher:
         self._close()
 
     def _close(self) -> None:
-        for sender in self._senders:
-            sender.connection.close()
+        for connection in self._connections:
+            connection.close()
         if self._collector is not None:
             self._collector.close()
-        for device in self._devices:
-            device.close()
+        for stream in self._streams:
+            stream.close()
+
+    @property
+    def _connections(self) -> list[Connection]:
+        return [lane.connection for lane in self._lanes if lane.connection is not None]
+
+    def _check(self) -> None:
+        for connection in self._connections:
+            connection.check()
 
     async def run(self, seconds: float) -> None:
         """Send for `seconds`, or until every source has ended. Every `run` starts its schedules where the last one
@@ -143,7 +160,7 @@ class Publisher:
         begin = time.monotonic()
         try:
             async with asyncio.timeout(seconds + _GRACE_S):
-                await _all(sender.run(begin, seconds) for sender in self._senders)
+                await self._sender.run(begin, seconds)
         except TimeoutError:
             pass  # the rest stays unsent, and the report says so
         finally:
@@ -153,8 +170,8 @@ class Publisher:
         """Wait for PUBACKs, then until every frame has a result (True) or none came for `quiet_s` (False)."""
         try:
             async with asyncio.timeout(timeout_s):
-                for sender in self._senders:
-                    await sender.connection.acknowledged()
+                for connection in self._connections:
+                    await connection.acknowledged()
                 while self.tracker.outstanding:
                     self._news.clear()
                     async with asyncio.timeout(quiet_s):
@@ -167,13 +184,11 @@ class Publisher:
         return True
 
     def report(self) -> Report:
-        lag, latency = Histogram(), Histogram()
-        for sender in self._senders:
-            lag.merge(sender.lag_ms)
+        lag, latency = self._sending.sent_lag_ms, Histogram()
         for track in self._tracks.values():
             latency.merge(track.latency_ms)
         p99 = lag.percentile(99)
-        unsent = sum(sender.unsent for sender in self._senders)
+        unsent = self._sending.unsent.total()
         streams = {name: track.report() for name, track in self._tracks.items()}
         return Report(
             boot=self.boot,
@@ -183,8 +198,8 @@ class Publisher:
             unanswered=self.tracker.outstanding,
             foreign=self.tracker.foreign,
             undecodable=self.tracker.undecodable,
-            refused=sum(sender.connection.refused for sender in self._senders),
-            late=sum(sender.late for sender in self._senders),
+            refused=sum(connection.refused for connection in self._connections),
+            late=self._sending.late,
             unsent=unsent,
             on_time=unsent == 0 and (p99 is None or p99 <= LATE_MS),
             lag_ms=lag.summary(),
@@ -194,20 +209,15 @@ class Publisher:
         )
 
     def _collect(self, messages: Sequence[Message]) -> None:
-        now = time.monotonic()
+        now, wall_ms = time.monotonic(), time.time() * 1000.0
         for message in messages:
-            self.tracker.result(message.payload, now)
+            self.tracker.result(message.payload, now, wall_ms)
         self._news.set()
 
 
-async def _all(runs: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run all to the end; the first failure ends the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for number, run in enumerate(runs):
-                group.create_task(run, name=f"sender-{number}")
-    except* ConnectionLost as errors:
-        raise errors.exceptions[0] from None
+def _lost(lane: Lane, reason: str) -> None:
+    """Nothing will be sent there any more; the run hears of it at its next look at the connections."""
+    lane.end()
 
 
 def _options(target: Target, client_id: str) -> LinkOptions:

@@ -8,11 +8,14 @@ measurement is void then. The packets' layout belongs to `penstock_gateway.mqtt`
 from __future__ import annotations
 
 import asyncio
+import functools
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from penstock_gateway.mqtt import LinkOptions, Message, encode, tls
+from penstock_gateway.mqtt import LinkOptions, Message, Traffic, encode, tls
 from penstock_gateway.mqtt.decode import Connack, Decoder, Disconnected, Read, Suback
+from penstock_gateway.mqtt.reasons import describe, describe_connack
 from penstock_gateway.mqtt.wire import Prop, ProtocolError
 from penstock_models.errors import PenstockError
 
@@ -30,8 +33,9 @@ class ConnectionLost(PenstockError):
 class Connection(asyncio.Protocol):
     """Made by `connect`. `busy` is true while the broker has not taken what was written, or has to acknowledge first."""
 
-    def __init__(self, protocol: int, on_messages: OnMessages | None) -> None:
+    def __init__(self, protocol: int, on_messages: OnMessages | None, traffic: Traffic | None = None) -> None:
         self.protocol = protocol
+        self.traffic = traffic or Traffic()
         self._on_messages = on_messages
         self._received: list[int] = []
         self._decoder = Decoder(protocol, self._arrive)
@@ -43,6 +47,10 @@ class Connection(asyncio.Protocol):
         self._changed = asyncio.Event()
         self._lost = ""
         self._pinger: asyncio.TimerHandle | None = None
+        self.on_room: Callable[[], None] | None = None
+        """Called when it is not `busy` any more."""
+        self.on_lost: Callable[[str], None] | None = None
+        """Called once, with the reason, when the connection is gone and it was not us who closed it."""
         self.refused = 0
         """QoS 1 messages that the broker took with an error reason (an ACL, a quota)."""
 
@@ -57,7 +65,9 @@ class Connection(asyncio.Protocol):
     def write(self, packets: Sequence[bytes]) -> None:
         """Send whole packets with one call to the socket."""
         if self._transport is not None:
-            self._transport.write(b"".join(packets))
+            data = b"".join(packets)
+            self.traffic.sent += len(data)
+            self._transport.write(data)
 
     def packet_id(self) -> int:
         """Take a free packet id; the caller looks at `busy` first."""
@@ -71,14 +81,6 @@ class Connection(asyncio.Protocol):
         """Raise ConnectionLost where the connection is gone."""
         if self._lost:
             raise ConnectionLost(self._lost)
-
-    async def room(self) -> None:
-        """Wait until not `busy`.
-
-        Raises:
-            ConnectionLost: with the reason.
-        """
-        await self._until(lambda: not self.busy)
 
     async def acknowledged(self) -> None:
         """Wait until nothing is in flight."""
@@ -106,7 +108,7 @@ class Connection(asyncio.Protocol):
         self.write([encode.connect(options, self.protocol)])
         answer = await self._answer
         if isinstance(answer, Connack) and answer.reason:
-            raise ConnectionLost(f"the broker refused the connection with reason 0x{answer.reason:02x}")
+            raise ConnectionLost(f"refused: {describe_connack(answer.reason, answer.properties)}")
         if isinstance(answer, Connack) and self.protocol == 5:
             maximum = answer.properties.get(Prop.RECEIVE_MAXIMUM, 65_535)
             self._window = maximum if isinstance(maximum, int) else 65_535
@@ -120,6 +122,7 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_BUFFER)
 
     def data_received(self, data: bytes) -> None:
+        self.traffic.received += len(data)
         try:
             read = self._decoder.feed(data)
         except ProtocolError as error:
@@ -130,7 +133,7 @@ class Connection(asyncio.Protocol):
             self._on_messages(read.messages)
         for packet in read.control:
             if isinstance(packet, Disconnected):
-                self._fail(f"the broker disconnected with reason 0x{packet.reason:02x}")
+                self._fail(f"the broker disconnected: {describe(packet.reason, packet.properties)}")
             elif isinstance(packet, (Connack, Suback)) and not self._answer.done():
                 self._answer.set_result(packet)
 
@@ -142,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._choked = False
-        self._changed.set()
+        self._room()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -152,16 +155,23 @@ class Connection(asyncio.Protocol):
             self.refused += reason >= 0x80
         if read.acked:
             self._changed.set()
+            self._room()
         if self._received:
             self.write([encode.pubacks(self._received)])
             self._received.clear()
+
+    def _room(self) -> None:
+        if self.on_room is not None and not self.busy:
+            self.on_room()
 
     def _arrive(self, packet_id: int) -> int:
         self._received.append(packet_id)
         return packet_id
 
     def _fail(self, reason: str) -> None:
-        self._lost = self._lost or reason
+        lost, self._lost = self._lost, self._lost or reason
+        if not lost and self.on_lost is not None:
+            self.on_lost(reason)
         self._changed.set()
         if not self._answer.done():
             self._answer.set_exception(ConnectionLost(self._lost))
@@ -181,27 +191,44 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(
-    options: LinkOptions, protocol: int = 5, on_messages: OnMessages | None = None
+    options: LinkOptions,
+    protocol: int = 5,
+    on_messages: OnMessages | None = None,
+    traffic: Traffic | None = None,
 ) -> Connection:
-    """Open a connection; `protocol` is 5 or 4 (3.1.1).
+    """Open a connection; `protocol` is 5 or 4 (3.1.1). `traffic` counts its bytes, where given.
 
     Raises:
         ConnectionLost: nobody listens, the broker refuses, or it does not answer within `connect_timeout_s`.
     """
     where = f"{options.host}:{options.port}"
-    connection = Connection(protocol, on_messages)
+    connection = Connection(protocol, on_messages, traffic)
     try:
         async with asyncio.timeout(options.connect_timeout_s):
             loop = asyncio.get_running_loop()
             await loop.create_connection(
-                lambda: connection, options.host, options.port, ssl=tls.context(options)
+                lambda: connection, options.host, options.port, ssl=_context(options)
             )
             await connection.handshake(options)
     except (OSError, TimeoutError, ConnectionLost) as error:
         connection.close()
         text = str(error) or f"no answer within {options.connect_timeout_s:g} s"
+        if isinstance(error, ConnectionRefusedError):  # asyncio's own words for it are "Connect call failed"
+            text = "nobody listens there"
         raise ConnectionLost(f"expected an MQTT broker at {where}: {text}") from None
     return connection
+
+
+def _context(options: LinkOptions) -> ssl.SSLContext | None:
+    if not options.tls:
+        return None
+    return _shared_context(options.ca, options.cert, options.key)
+
+
+@functools.lru_cache(maxsize=16)
+def _shared_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    """One for all the connections with these files: reading the authorities takes longer than a handshake."""
+    return tls.context(LinkOptions("", 0, "", tls=True, ca=ca, cert=cert, key=key))
 
 
 async def newest_protocol(options: LinkOptions) -> Literal[4, 5]:

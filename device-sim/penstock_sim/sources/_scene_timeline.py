@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from penstock_sim import _scene_art as art
+from penstock_sim.sources import _scene_art as art
 
 WIDTH, HEIGHT = 640.0, 480.0
 WALL_FOOT = 196.0

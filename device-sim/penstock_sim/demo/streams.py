@@ -11,11 +11,12 @@ from collections.abc import Mapping
 import msgspec
 
 from penstock_models.items import Anomaly, Answer, Detection
-from penstock_sim.publisher import VirtualStream
-from penstock_sim.schedule import Periodic
-from penstock_sim.signals import Vibration
-from penstock_sim.sources import Ring, scene_ring, vibration_ring
-from penstock_sim.tracker import StreamTrack
+from penstock_sim.load.publisher import VirtualStream
+from penstock_sim.load.schedule import Periodic
+from penstock_sim.load.track import StreamTrack
+from penstock_sim.sources import Ring
+from penstock_sim.sources.rings import scene_ring, vibration_ring
+from penstock_sim.sources.signals import Vibration
 
 CAMERA, SENSOR = "cam", "vib"
 
@@ -96,9 +97,7 @@ def streams(cameras: Mapping[str, Ring], sensors: Mapping[str, Ring]) -> list[Vi
         (n, SENSOR, r) for n, r in sensors.items()
     ]
     return [
-        VirtualStream(
-            device, kind, ring, Periodic(ring.rate_hz, phase_s=index / len(devices) / ring.rate_hz), qos=1
-        )
+        VirtualStream(device, kind, ring, Periodic(ring.rate_hz, index / len(devices) / ring.rate_hz), qos=1)
         for index, (device, kind, ring) in enumerate(devices)
     ]
 

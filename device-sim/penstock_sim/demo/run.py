@@ -23,13 +23,13 @@ from penstock_gateway.ledger import BUCKETS
 from penstock_gateway.mqtt import LinkOptions
 from penstock_models import draw
 from penstock_models.errors import PenstockError
-from penstock_sim.connection import newest_protocol
-from penstock_sim.demo_gateway import SITE, Gateway, gateway, prepare
-from penstock_sim.demo_streams import BestPicture, Speed, cameras, sensors, shown, streams
-from penstock_sim.demo_view import Row, View
-from penstock_sim.publisher import Publisher, Report, Target
+from penstock_sim.demo.streams import BestPicture, Speed, cameras, sensors, shown, streams
+from penstock_sim.demo.view import Row, View
+from penstock_sim.load.connection import newest_protocol
+from penstock_sim.load.publisher import Publisher, Report, Target
+from penstock_sim.load.track import StreamReport, StreamTrack
+from penstock_sim.site.gateway import SITE, Gateway, prepare, with_own_broker
 from penstock_sim.sources import Ring
-from penstock_sim.tracker import StreamReport, StreamTrack
 
 _REFRESH_S = 0.25
 _DRAIN_S = 15.0
@@ -86,13 +86,13 @@ async def run_demo(view: View, seconds: float | None) -> Outcome:
     view.say(f"starting a gateway with a broker of its own in {folder}")
     stop = _Stop()
     with stop.watching():
-        async with gateway(prepare(folder)) as running:
+        async with with_own_broker(prepare(folder)) as running:
             view.say("drawing what the cameras see and the sensors feel")
             eyes, ears = await asyncio.to_thread(cameras), await asyncio.to_thread(sensors)
             view.say("waiting until the gateway is ready")
             await running.ready()
             run = await _publish(running, view, (eyes, ears), stop, seconds)
-            exit_code = await running.stop()
+            exit_code = await running.child.stop()
     shutil.rmtree(folder / "state", ignore_errors=True)
     return _outcome(run, exit_code, folder)
 
@@ -118,7 +118,7 @@ async def _publish(
                 await stop.wait_with(sending)
                 view.say("draining")
                 await publisher.settle(_DRAIN_S)
-                page = await running.drained(publisher.report().sent, _DRAIN_S)
+                page = await running.pages.drained(publisher.report().sent, _DRAIN_S)
                 showing.cancel()
         except* PenstockError as errors:
             raise errors.exceptions[0] from None

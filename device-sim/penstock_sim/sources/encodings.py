@@ -63,14 +63,17 @@ def encode_window(
     return _senml(samples, names, sample_rate_hz), ()
 
 
-def stamp(media_type: str, body: bytes, boot: str, seq: int, ts: int) -> bytes:
-    """Put `boot`, `seq` and `ts` into an encoded JSON object or CBOR map of at most 20 keys that has none of them."""
+def stamp(media_type: str, body: bytes, boot: str, seq: int, ts: int, **more: int) -> bytes:
+    """Put `boot`, `seq`, `ts` and `more` keys into an encoded JSON object or CBOR map of at most 23 keys in all that has
+    none of them."""
+    keys = {"boot": boot, "seq": seq, "ts": ts, **more}
     if media_type == "application/json":
-        return b'{"boot":%b,"seq":%d,"ts":%d,' % (msgspec.json.encode(boot), seq, ts) + body[1:]
-    if body[0] >> 5 != 5 or body[0] & 31 > 20:
-        raise UsageError(f"expected a CBOR map of at most 20 keys to stamp, got initial byte 0x{body[0]:02x}")
-    keys = b"dboot" + cbor2.dumps(boot) + b"cseq" + cbor2.dumps(seq) + b"bts" + cbor2.dumps(ts)
-    return bytes((body[0] + 3,)) + keys + body[1:]
+        return msgspec.json.encode(keys)[:-1] + b"," + body[1:]
+    if not body or body[0] >> 5 != 5 or body[0] & 31 > 23 - len(keys):
+        raise UsageError(
+            f"expected a CBOR map of at most {23 - len(keys)} keys to stamp, got {body[:1].hex()!r}"
+        )
+    return bytes((body[0] + len(keys),)) + cbor2.dumps(keys)[1:] + body[1:]
 
 
 def _little(samples: NDArray[np.generic]) -> bytes:

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_sim import _scene_art as art
-from penstock_sim._scene_timeline import BELT_GROUND, BELT_TOP, HEIGHT, WALL_FOOT, WIDTH
+from penstock_sim.sources import _scene_art as art
+from penstock_sim.sources._scene_timeline import BELT_GROUND, BELT_TOP, HEIGHT, WALL_FOOT, WIDTH
 
 Image = NDArray[np.uint8]
 

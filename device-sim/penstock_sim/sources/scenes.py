@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_sim import _scene_art as art
-from penstock_sim import _scene_timeline as timeline
-from penstock_sim._scene_backdrop import backdrop
-from penstock_sim._scene_timeline import HEIGHT, WIDTH, Thing
+from penstock_sim.sources import _scene_art as art
+from penstock_sim.sources import _scene_timeline as timeline
+from penstock_sim.sources._scene_backdrop import backdrop
+from penstock_sim.sources._scene_timeline import HEIGHT, WIDTH, Thing
+from penstock_sim.sources.source import Box
 
 LABELS = ("person", "parcel", "forklift")
 
@@ -27,13 +28,6 @@ _MAX_SIDE = 4096
 _NOTHING = np.empty((0, 4), np.float32)
 
 Image = NDArray[np.uint8]
-
-
-class Box(msgspec.Struct, frozen=True):
-    """`box` is [x0, y0, x1, y1] of the whole thing, clipped to the picture and normalised to 0..1."""
-
-    label: str
-    box: tuple[float, float, float, float]
 
 
 class Frame(msgspec.Struct, frozen=True):

@@ -16,9 +16,9 @@ from typing import TextIO
 import numpy as np
 
 from penstock_models.errors import UsageError
-from penstock_sim.ahead import read_ahead
-from penstock_sim.encodings import MEDIA_TYPES, Encoding, encode_window
-from penstock_sim.sources import Payload
+from penstock_sim.sources.ahead import read_ahead
+from penstock_sim.sources.encodings import MEDIA_TYPES, Encoding, encode_window
+from penstock_sim.sources.source import Payload
 
 _LATEST_MS = 2**53
 _MILLIS_FROM = 1e11

@@ -1,0 +1,1 @@
+"""The demo: broker, gateway, cameras and sensors on this machine, shown live."""

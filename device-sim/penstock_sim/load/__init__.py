@@ -1,0 +1,1 @@
+"""The load: schedules, connections, virtual devices and their books."""
