@@ -1,0 +1,1 @@
+"""Faults on request: a link that can be bad, processes that can be killed."""
