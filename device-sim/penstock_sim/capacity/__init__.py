@@ -1,0 +1,1 @@
+"""The largest load that a gateway carries: searched, held, and explained."""
