@@ -14,7 +14,7 @@ from penstock_models.bundle import Bundle, open_bundle
 from penstock_models.errors import ModelRefused, PenstockError, UsageError
 from penstock_models.items import Answer, Item, Tensor
 from penstock_models.manifest import Constant, Golden, State
-from penstock_models.measure import batch_sizes, measure
+from penstock_models.measure import QUANTILES, batch_sizes, measure
 from penstock_models.pack import pack
 from penstock_models.servable import Servable
 from penstock_models.steps.specs import Softmax, Threshold, TopK
@@ -389,6 +389,17 @@ def test_bench_measures_each_batch_size(classifier: Path) -> None:
     assert all(0 < row.p50_ms <= row.p95_ms and row.runs >= 3 for row in report.rows)
     assert sum(parts) == pytest.approx(1.0)
     assert report.rss_mb > 10
+
+
+def test_bench_measures_several_threads_and_pauses(classifier: Path) -> None:
+    report = measure(classifier, None, 0.01, lambda part: None, batches=[4, 1], threads=2)
+    assert [(row.batch, row.busy, row.idle) for row in report.rows] == [
+        (1, 1, False), (4, 1, False), (1, 1, True), (1, 2, False), (4, 2, False),
+    ]  # fmt: skip
+    for row in report.rows:
+        assert list(row.quantiles_ms) == sorted(row.quantiles_ms)
+        assert len(row.quantiles_ms) == len(QUANTILES)
+        assert row.quantiles_ms[QUANTILES.index(0.5)] == pytest.approx(row.p50_ms, abs=1e-3)
 
 
 def test_verify_says_what_is_wrong(classifier: Path, tmp_path: Path) -> None:

@@ -1,0 +1,271 @@
+"""`penstock plan` against the truth: what it predicts of five scenarios, and what three runs of each do here.
+
+Everything is calibrated in the same run: before a scenario `penstock model bench` measures its models, and a run of the same
+devices at a low rate tells what a frame costs the event loop, the broker and the devices, which share the cores, and how long
+the way takes. After the scenario the bench is taken again: where the machine is another one by then, the scenario is void.
+A run counts whose devices kept their times, with little steal, nobody else on the cores, and the speed of the machine as before.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from penstock_models.measure import BenchReport
+from penstock_models.measure import measure as bench
+from penstock_sim.load.schedule import merge
+from penstock_sim.plan.figures import figures
+from penstock_sim.plan.overflow import Where
+from penstock_sim.plan.profile import Facts, ModelProfile, Profile
+from penstock_sim.plan.simulate import Plan, simulate
+from penstock_sim.plan.work import work_of
+from penstock_sim.scenario.read import read
+from tests.bench.plan_load import streams
+from tests.bench.plan_site import (
+    CAMERA,
+    CASES,
+    DEVICES,
+    HEAD,
+    PICTURES,
+    SENSOR,
+    SENSOR_RATE,
+    SIZES,
+    THREADS,
+    WINDOWS,
+    Case,
+    Mix,
+    load,
+)  # fmt: skip
+from tests.bench.report import Figure, calibration_ms, figure, steal_s
+from tests.bench.site import BROKER, picture
+from tests.fakes.broker import Broker, mosquitto
+from tests.fakes.gateway import Gateway
+
+SECONDS, LOW_S = 8.0, 5.0
+LOW, LOW_SENSOR = 0.4, 0.7
+"""Of the scenario's rate: the load of the calibration. What a window costs falls with the rate, as reads and commits take more
+of them at once."""
+BENCH_S = 0.6
+CALIBRATION = 99
+"""The seed of its arrivals."""
+RUNS, TRIES = 3, 2
+ALIKE, STEAL, FOREIGN = 0.10, 0.01, 0.05
+"""How much the speed of the machine may differ, and which shares of its cores others may have."""
+THROUGHPUT, P99 = 0.15, 0.25
+"""How far a prediction may be off."""
+DRAWS = 3
+"""Simulations of each run's arrivals."""
+WANTED = 4
+"""Scenarios of which both figures must be predicted."""
+
+
+class Seen(NamedTuple):
+    """A measured run; `seed` is that of its arrivals."""
+
+    seed: int
+    answered_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def measure(folder: Path, store: Path, repeats: int) -> Sequence[Figure]:
+    here = folder / "plan"
+    here.mkdir()
+    (here / "pictures").mkdir()
+    image = picture(here / "pictures", 640, 480)
+    window = here / "window.bin"
+    window.write_bytes(np.random.default_rng(1).integers(0, 256, 640, np.uint8).tobytes())
+    found: list[Figure] = []
+    good = counted = 0
+    for case in CASES:
+        verdict = _Case(case, here, store, image, window).figures()
+        found += verdict
+        counted += all(one.met is not None for one in verdict)
+        good += all(one.met is True for one in verdict)
+    doubt = "" if counted == len(CASES) else f"void: {len(CASES) - counted} scenarios were too loud to tell"
+    if good >= WANTED:
+        doubt = ""
+    found.append(figure("plan_scenarios", [good], f"of {len(CASES)}", least=WANTED, doubt=doubt))
+    return found
+
+
+class _Case:
+    """One scenario: calibrated, predicted, measured."""
+
+    def __init__(self, case: Case, folder: Path, store: Path, image: Path, window: Path) -> None:
+        self._case, self._folder, self._store = case, folder / case.name, store
+        self._folder.mkdir()
+        (self._folder / "pictures").symlink_to(image.parent)
+        self._image, self._window = image, window
+
+    def figures(self) -> list[Figure]:
+        speed = _speed_ms()
+        reports = self._bench()
+        with mosquitto(BROKER) as broker:
+            config = HEAD.format(url=broker.url, store=self._store, threads=THREADS) + self._routes()
+            with Gateway(config, self._folder) as gateway:
+                gateway.wait_ready()
+                facts = self._calibrate(broker, gateway, reports)
+                rates = {mix.model: mix.load * _capacity(mix, reports, facts) for mix in self._case.mixes}
+                scenario = self._scenario(rates, SECONDS)
+                seen, void = [], 0
+                for number in range(RUNS + TRIES):
+                    run = self._run(broker, gateway, scenario, number, speed)
+                    if run is None:
+                        void += 1
+                    else:
+                        seen.append(run)
+                    if len(seen) == RUNS:
+                        break
+        again = self._bench([1])
+        doubt = self._doubt(reports, again, seen)
+        predicted = (
+            self._predicted(scenario, [run.seed for run in seen], _profile(reports, facts)) if seen else {}
+        )
+        return self._compared(predicted, seen, void, facts, doubt)
+
+    def _bench(self, sizes: Sequence[int] = ()) -> list[BenchReport]:
+        return [
+            bench(
+                next(self._store.glob(f"{mix.model}-*.bundle")),
+                self._window if mix.sensor else self._image,
+                BENCH_S,
+                lambda part: None,
+                sizes or SIZES.get(mix.model, (1, 2, 4)),
+                THREADS,
+            )
+            for mix in self._case.mixes
+        ]
+
+    def _routes(self) -> str:
+        return "".join(
+            (SENSOR if mix.sensor else CAMERA).format(
+                model=mix.model, stream=mix.model, deadline=mix.deadline_ms
+            )
+            for mix in self._case.mixes
+        )
+
+    def _scenario(self, rates: dict[str, float], seconds: float) -> Path:
+        text = f'name = "{self._case.name}"\n[target]\ngateway = "gateway.toml"\n'
+        for mix in self._case.mixes:
+            text += DEVICES.format(
+                model=mix.model, count=mix.devices, rate=f"{rates[mix.model] / mix.devices:.4f}", arrivals=mix.arrivals,
+                source=WINDOWS if mix.sensor else PICTURES, qos=int(mix.sensor),
+            )  # fmt: skip
+        file = self._folder / f"{seconds:g}.toml"
+        file.write_text(text + f'[[phase]]\nkind = "steady"\nseconds = {seconds}\n')
+        return file
+
+    def _run(self, broker: Broker, gateway: Gateway, scenario: Path, seed: int, speed: float) -> Seen | None:
+        """Measure once; None where the machine or the devices were not as they should."""
+        stolen, now = steal_s(), _speed_ms()
+        found, spent = load(broker, gateway, scenario, seed)
+        loud = steal_s() - stolen > STEAL * THREADS * SECONDS or abs(now / speed - 1) > ALIKE
+        if loud or spent.foreign > FOREIGN or not found["on_time"]:
+            return None
+        latency = found["latency_ms"]
+        return Seen(seed, found["answered_per_s"], latency["p50"], latency["p99"])
+
+    def _calibrate(self, broker: Broker, gateway: Gateway, reports: Sequence[BenchReport]) -> Facts:
+        """What a frame costs beside its model, from a run at a low rate."""
+        sensor = any(mix.sensor for mix in self._case.mixes)
+        low = LOW_SENSOR if sensor else LOW
+        slow = {
+            mix.model: low * min(mix.load, 1.0) * _capacity(mix, reports, Facts()) for mix in self._case.mixes
+        }
+        scenario = self._scenario(slow, LOW_S)
+        found, spent = load(broker, gateway, scenario, CALIBRATION)
+        frames = found["sent"]
+        facts = Facts(
+            slots=THREADS, cores=THREADS,
+            ingest_ms=spent.loop_s / frames / 2 * 1e3,
+            publish_ms=spent.loop_s / frames / 2 * 1e3,
+            beside_ms=(spent.beside_s + found["cpu_s"]) / frames * 1e3,
+            before_ms=0.0, after_ms=0.0, journal_ms=0.0,
+        )  # fmt: skip
+        still = self._predicted(scenario, [CALIBRATION], _profile(reports, facts))
+        rest_ms, rest_p99_ms = (
+            max(0.0, found["latency_ms"][name] - (still[f"{name}_ms"] or 0.0)) for name in ("p50", "p99")
+        )
+        if sensor:  # nearly all of it is the commit
+            return msgspec.structs.replace(facts, journal_ms=rest_ms, journal_p99_ms=rest_p99_ms)
+        return msgspec.structs.replace(facts, before_ms=rest_ms / 2, after_ms=rest_ms / 2)
+
+    def _predicted(self, scenario: Path, seeds: Sequence[int], profile: Profile) -> dict[str, float | None]:
+        """Medians over the arrivals of these runs: what chance made of them is not the estimator's to predict."""
+        loaded = read(scenario)
+        runs = []
+        for seed in seeds:
+            schedules = [stream.schedule for stream in streams(loaded, seed)]
+            times, owners = merge(schedules, loaded.load.seconds)
+            work = msgspec.structs.replace(work_of(loaded), times=times, owners=owners)
+            here: Where = "edge"
+            plan = Plan(tuple(route.model for route in work.routes), (here,) * len(work.routes))
+            for draw in range(DRAWS):
+                runs.append(figures(simulate(work, plan, profile, seed=draw), plan, profile, None)[""])
+        return {name: statistics.median(run[name] or 0.0 for run in runs) for name in runs[0]}
+
+    def _doubt(
+        self, before: Sequence[BenchReport], after: Sequence[BenchReport], seen: Sequence[Seen]
+    ) -> str:
+        if len(seen) < RUNS:
+            return f"void: {len(seen)} of {RUNS} runs were quiet enough"
+        for one, other in zip(before, after, strict=True):
+            changed = _busy_ms(other) / _busy_ms(one) - 1
+            if abs(changed) > ALIKE:
+                return f"void: the machine changed its speed by {changed:+.0%} meanwhile ({one.name})"
+        return ""
+
+    def _compared(
+        self, predicted: dict[str, float | None], seen: Sequence[Seen], void: int, facts: Facts, doubt: str
+    ) -> list[Figure]:
+        found = []
+        for name, key, values, most in (
+            ("throughput", "answered_per_s", [run.answered_per_s for run in seen], THROUGHPUT),
+            ("p99", "p99_ms", [run.p99_ms for run in seen], P99),
+        ):
+            said = predicted.get(key) or 0.0
+            label = f"plan_{self._case.name}_{name}_off"
+            if not values:
+                found.append(figure(label, [], "of measured", most=most, note=doubt))
+                continue
+            middle = statistics.median(values)
+            spread = f"{min(values):.4g} … {max(values):.4g}"
+            note = f"predicted {said:.4g}, measured {middle:.4g} [{spread}] {'/s' if key == 'answered_per_s' else 'ms'}"
+            if name == "p99":
+                note += (
+                    f"; p50 {predicted['p50_ms']:.3g} and {statistics.median(run.p50_ms for run in seen):.3g} ms; a frame"
+                    f" takes {facts.ingest_ms + facts.publish_ms:.2f} ms of the loop and {facts.beside_ms:.2f} ms beside;"
+                    f" {void} runs void"
+                )
+            found.append(
+                figure(label, [abs(said / middle - 1)], "of measured", most=most, note=note, doubt=doubt)
+            )
+        return found
+
+
+def _speed_ms() -> float:
+    """The calibration, the best of three: one may have met something."""
+    return min(calibration_ms() for _ in range(3))
+
+
+def _capacity(mix: Mix, reports: Sequence[BenchReport], facts: Facts) -> float:
+    """Frames a second that the machine can do: what all threads do by the bench, each frame with what it costs beside."""
+    if mix.sensor:
+        return SENSOR_RATE
+    report = next(report for report in reports if report.name == mix.model)
+    rate = next(row.items_per_s for row in report.rows if row.busy == THREADS and row.batch == 1)
+    return THREADS / (THREADS / rate + (facts.ingest_ms + facts.publish_ms + facts.beside_ms) / 1e3)
+
+
+def _busy_ms(report: BenchReport) -> float:
+    return next(row.p50_ms for row in report.rows if row.busy == THREADS and row.batch == 1)
+
+
+def _profile(reports: Sequence[BenchReport], facts: Facts) -> Profile:
+    return Profile("edge", facts, {report.name: ModelProfile(report, "bench") for report in reports})
