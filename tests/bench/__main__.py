@@ -1,6 +1,6 @@
 """`make bench`: every speed figure, one line each, and build/bench.json.
 
-python -m tests.bench [--only core batching overload overload-mqtt swaps loading throughput sensor latency footprint isolation]
+python -m tests.bench [--only core batching overload overload-mqtt swaps loading throughput sensor latency footprint isolation plan]
                       [--repeats 3] [--minutes 15]
 """
 
@@ -21,6 +21,7 @@ from tests.bench import (
     loading,
     overload,
     overload_mqtt,
+    plan,
     report,
     sensor,
     swaps,
@@ -39,6 +40,7 @@ SUITES = {
     "overload": overload.measure,
     "overload-mqtt": overload_mqtt.measure,
     "swaps": swaps.measure,
+    "plan": plan.measure,
 }
 """Each takes a folder for what it makes, a store of bundles, and the number of repeats."""
 
