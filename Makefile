@@ -31,8 +31,8 @@ $(INSTALLED): pyproject.toml scripts/venv.sh
 
 ##@ Work on it
 .PHONY: test check test-extras bench soak format clean help
-test: $(INSTALLED) system-packages ## run every test, with a real Mosquitto
-	$(BIN)/pytest
+test: $(INSTALLED) system-packages ## run every test, with a real Mosquitto and a real browser
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) system-packages ## ruff, mypy --strict, the import direction, and what the docs say
 	$(BIN)/ruff check .
@@ -73,7 +73,8 @@ help: ## list the targets
 test-extra-%: .venv-%/.penstock-installed
 	.venv-$*/bin/pytest tests/extras/$*
 
-# What the tests start as real programs: the broker with its clients, a CA, and systemd's judge of units.
+# What the tests start as real programs: the broker with its clients, a CA, systemd's judge of units, a browser,
+# and what a device in C is compiled with.
 .PHONY: system-packages
 system-packages:
 	@PATH="$$PATH:/usr/sbin:/sbin"; packages=(); \
@@ -81,4 +82,7 @@ system-packages:
 	command -v mosquitto_pub >/dev/null || packages+=(mosquitto-clients); \
 	command -v openssl >/dev/null || packages+=(openssl); \
 	command -v systemd-analyze >/dev/null || packages+=(systemd); \
+	command -v chromium >/dev/null || packages+=(chromium); \
+	command -v gcc >/dev/null || packages+=(gcc libc6-dev); \
+	[ -e /usr/include/mosquitto.h ] || packages+=(libmosquitto-dev); \
 	[ $${#packages[@]} -eq 0 ] || scripts/apt.sh "$${packages[@]}"

@@ -68,9 +68,9 @@ def seed(request: pytest.FixtureRequest) -> int:
 def free_port() -> Callable[[], int]:
     """Return a function that gives a TCP port of 127.0.0.1 that nobody listens on."""
 
-    from penstock_sim import demo_gateway
+    from penstock_sim.site import gateway
 
-    return demo_gateway.free_port
+    return gateway.free_port
 
 
 class _LoopWatch:
@@ -128,7 +128,11 @@ def _no_blocked_loop(request: pytest.FixtureRequest) -> None:
 
 
 class _RunBook:
-    """What the run as a whole is asked: how many tests used the real data, and what the long forms gave."""
+    """What the run as a whole is asked: how many tests used the real data, and what the long forms gave.
+
+    A report says what it is about where the test ran, and is counted where all reports come together: with several
+    workers these are different processes.
+    """
 
     def __init__(self) -> None:
         self.real = {"ran": 0, "skipped": 0}
@@ -139,33 +143,38 @@ class _RunBook:
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if _needs_realdata(item):
-            self._count_realdata(report)
-        if SOAK and report.when == "call" and item.get_closest_marker("soak"):
+        told = report.__dict__
+        told["on_realdata"] = _needs_realdata(item)
+        told["long_form"] = SOAK and item.get_closest_marker("soak") is not None
+        forbidden = realdata_path() is not None and not hasattr(report, "wasxfail")
+        if told["on_realdata"] and report.skipped and forbidden:
+            told["skipped_realdata"] = True
+            report.outcome = "failed"
+            report.longrepr = f"the real data is there, so this may not skip: {report.longrepr}"
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        told = report.__dict__
+        if told.get("on_realdata"):
+            if report.skipped or told.get("skipped_realdata"):
+                self.real["skipped"] += 1
+            elif report.when == "call":
+                self.real["ran"] += 1
+        if told.get("long_form") and report.when == "call":
             self.soaked.append(
                 {
-                    "name": item.nodeid,
+                    "name": report.nodeid,
                     "outcome": report.outcome,
                     "seconds": round(report.duration, 1),
                     "figures": dict(report.user_properties),
                 }
             )
-        return report
-
-    def _count_realdata(self, report: pytest.TestReport) -> None:
-        if report.skipped:
-            self.real["skipped"] += 1
-            if realdata_path() is not None and not hasattr(report, "wasxfail"):
-                report.outcome = "failed"
-                report.longrepr = f"the real data is there, so this may not skip: {report.longrepr}"
-        elif report.when == "call":
-            self.real["ran"] += 1
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"realdata: {self.real['ran']} ran, {self.real['skipped']} skipped")
 
-    def pytest_sessionfinish(self) -> None:
-        if SOAK:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if SOAK and not hasattr(session.config, "workerinput"):
             out = ROOT / "build" / "soak.json"
             out.parent.mkdir(exist_ok=True)
             out.write_text(json.dumps(self.soaked, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The commands of the simulator: `penstock demo`.
+"""The commands of the simulator: `penstock demo` and the group `penstock sim`.
 
 Owns arguments and the last words. Heavy imports stand in the command, so that `--help` costs nothing.
 """
@@ -12,11 +12,29 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from penstock_sim.capacity.cli import capacity
+from penstock_sim.doctor.cli import doctor
+from penstock_sim.report.cli import compare, report
+from penstock_sim.run.cli import list_ready, run
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from penstock_sim.demo import Outcome
-    from penstock_sim.demo_view import View
+    from penstock_sim.demo.run import Outcome
+    from penstock_sim.demo.view import View
+
+sim = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Load a gateway with virtual devices, break things, judge what happened.\n\n\b\nExample:\n  penstock sim run smoke",
+)
+sim.command()(run)
+sim.command("list")(list_ready)
+sim.command()(capacity)
+sim.command()(report)
+sim.command()(compare)
+sim.command()(doctor)
 
 
 def demo(
@@ -39,8 +57,8 @@ def demo(
     """
     from rich.console import Console
 
-    from penstock_sim.demo import run_demo
-    from penstock_sim.demo_view import LiveView, PlainView
+    from penstock_sim.demo.run import run_demo
+    from penstock_sim.demo.view import LiveView, PlainView
 
     console = Console(stderr=json)
     view: View = LiveView(console) if console.is_terminal and not json else PlainView(console)
@@ -58,7 +76,7 @@ def demo(
 
 def _close(console: Console, outcome: Outcome) -> None:
     """The closing words: the ledger, the verdict, and where things lie."""
-    from penstock_sim.demo_view import ledger_line
+    from penstock_sim.demo.view import ledger_line
 
     verdict = "closed" if outcome.closed else "NOT closed"
     silent = [name for name, books in outcome.streams.items() if not books.answered]

@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 
 from penstock_gateway import config
+from penstock_sim import scenario
 from tests.conftest import ROOT, realdata_path
 from tests.house import docs
 
 PAGES = docs.files()
 RUN = [page for page in PAGES if any(b.run and b.language in ("sh", "python") for b in docs.blocks(page))]
-LANGUAGES = {"sh", "toml", "python", "json", "text", "console-norun"}
+LANGUAGES = {"sh", "toml", "python", "c", "json", "text", "console-norun"}
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "state", "__pycache__", ".*_cache")
 PAGE_S = 120
 
@@ -84,8 +85,12 @@ def test_data_in_blocks_parses(page: Path, tmp_path: Path) -> None:
 
 
 def _check_toml(block: docs.Block, folder: Path) -> None:
-    """A whole gateway configuration must load; any other table must at least be TOML."""
+    """A whole gateway configuration or scenario must load; any other table must at least be TOML."""
     table = tomllib.loads(block.body)
+    if {"name", "device", "phase"} <= table.keys():
+        path = folder / "scenario.toml"
+        path.write_text(block.body)
+        scenario.read(path)
     if {"site", "gateway", "mqtt"} <= table.keys():
         for key in ("password_file", "ca", "cert", "key"):
             if name := table["mqtt"].get(key):

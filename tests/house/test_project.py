@@ -37,7 +37,7 @@ def test_a_module_says_what_it_owns_and_holds_what_it_lists(name: str) -> None:
 
 def test_every_command_group_is_there() -> None:
     groups = importlib.metadata.entry_points(group="penstock.commands")
-    assert {group.name for group in groups} == {"camera", "demo", "gateway", "model"}
+    assert {group.name for group in groups} == {"camera", "demo", "gateway", "model", "plan", "sim"}
     assert all(callable(group.load()) for group in groups)
 
 
