@@ -1,6 +1,6 @@
 """`make bench`: every speed figure, one line each, and build/bench.json.
 
-python -m tests.bench [--only core batching overload overload-mqtt swaps loading throughput sensor latency footprint isolation plan]
+python -m tests.bench [--only core batching overload overload-mqtt swaps loading throughput sensor latency footprint isolation sim plan]
                       [--repeats 3] [--minutes 15]
 """
 
@@ -24,6 +24,7 @@ from tests.bench import (
     plan,
     report,
     sensor,
+    sim,
     swaps,
     throughput,
 )
@@ -40,6 +41,7 @@ SUITES = {
     "overload": overload.measure,
     "overload-mqtt": overload_mqtt.measure,
     "swaps": swaps.measure,
+    "sim": sim.measure,
     "plan": plan.measure,
 }
 """Each takes a folder for what it makes, a store of bundles, and the number of repeats."""
