@@ -113,6 +113,7 @@ class Views:
             if stream not in parts.ledger.streams:
                 return None
             streams = {stream: parts.ledger.streams[stream]}
+        runs = {run.info.digest: run for run in parts.core.runs}
         return StatusPage(
             start=self.start,
             uptime_s=self._uptime(),
@@ -121,7 +122,7 @@ class Views:
             starts=tuple(start_view(record) for record in parts.journal.opened.starts),
             streams={key: LedgerView.of(counts) for key, counts in streams.items()},
             models=tuple(
-                _model_view(model.name, version, parts.core.builds(version.digest))
+                _model_view(model.name, version, parts.core.builds(version.digest), runs.get(version.digest))
                 for model, version in self._versions()
             ),
             problems=tuple(parts.core.problems()),
@@ -229,13 +230,16 @@ def _closed(counts: Counts) -> LedgerView:
     return msgspec.structs.replace(LedgerView.of(counts), in_flight=0)
 
 
-def _model_view(name: str, version: versions.VersionStatus, builds: Sequence[Progress]) -> ModelStatus:
+def _model_view(
+    name: str, version: versions.VersionStatus, builds: Sequence[Progress], run: VersionRun | None
+) -> ModelStatus:
+    """What `run` says of its placement counts: a device may have been given up since the load."""
     return ModelStatus(
         name=name,
         version=version.version,
         digest=version.digest,
         state=version.state,
-        placement=version.placement,
+        placement=run.info.placement if run is not None else version.placement,
         labels=version.labels,
         since=version.since,
         load_ms=round(version.load_ms, 1),
