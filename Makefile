@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.penstock-installed
 # installs, its name in EXTRAS, and its tests in tests/extras/NAME.
 EXTRAS := recipes openvino
 NEEDS_recipes := .[recipes,dev]
-NEEDS_openvino := .[dev]
+NEEDS_openvino := .[sim,dev]
 # The package that brings onnxruntime there in the place of the usual one: two builds of it cannot lie side by side.
 RUNTIME_openvino := onnxruntime-openvino>=1.24
 

@@ -30,7 +30,7 @@ class VirtualStream(msgspec.Struct, frozen=True):
     expiry_s: int | None = None
 
 
-class Frame(msgspec.Struct, frozen=True):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One message before its packet: intended time of sending (monotonic s), number, capture time (epoch ms), body.
     `again` marks a repetition, which the books already hold."""
 

@@ -7,11 +7,12 @@ what it means in `penstock_sim.measure`.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -38,9 +39,9 @@ LEAD_S = 0.5
 DRAIN_S = 30.0
 """How long the gateway may take to settle what was sent."""
 
-STREAMS_A_WORKER = 2_500
-RATE_A_WORKER = 5_000.0
-"""Beyond either another process is started, up to one a core."""
+DEVICES_A_WORKER = 5_000
+RATE_A_WORKER = 50_000.0
+"""Beyond either another process is started: a frame costs some 7 µs."""
 
 
 class View(Protocol):
@@ -53,10 +54,16 @@ class View(Protocol):
     def event(self, event: Event) -> None: ...
 
 
-def worker_count(loaded: Loaded) -> int:
-    """How many processes share the devices."""
-    wanted = max(loaded.devices / STREAMS_A_WORKER, loaded.rate_hz * loaded.load.highest / RATE_A_WORKER)
-    return max(1, min(len(os.sched_getaffinity(0)), loaded.devices, -int(-wanted // 1)))
+def worker_count(loaded: Loaded, broker: str) -> int:
+    """How many processes share the devices; a broker on this machine keeps a core, as sending on all of them would make
+    the generator late."""
+    cores = len(os.sched_getaffinity(0))
+    free = cores - 1 if BrokerUrl.parse(broker).host in _HERE else cores
+    wanted = max(loaded.devices / DEVICES_A_WORKER, loaded.rate_hz * loaded.load.highest / RATE_A_WORKER)
+    return max(1, min(free, loaded.devices, math.ceil(wanted)))
+
+
+_HERE = ("127.0.0.1", "localhost", "::1")
 
 
 class Run:
@@ -138,7 +145,7 @@ class Run:
     ) -> Summary:
         pages = self._pages(site)
         before = await pages.status() if pages is not None else None
-        count = worker_count(self._loaded)
+        count = worker_count(self._loaded, reached.url)
         broker = BrokerSampler()
         try:
             async with workers(count) as found:
@@ -200,14 +207,15 @@ class Run:
                     await seconds.take(message)
 
         faults = timeline.within(self._loaded.scenario.fault, self._loaded.load.seconds)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(
-                timeline.act(faults, self._began_s, link, site, self._fault, self._stop), name="faults"
-            )
-            stopping = group.create_task(self._stopped(found), name="stop")
-            await _all(one(heard) for heard in streams)
-            await seconds.rest()
-            stopping.cancel()
+        with _as_they_are():
+            async with asyncio.TaskGroup() as group:
+                folder = self._loaded.folder
+                acting = timeline.act(faults, self._began_s, link, site, self._fault, self._stop, folder)
+                group.create_task(acting, name="faults")
+                stopping = group.create_task(self._stopped(found), name="stop")
+                await _all(one(heard) for heard in streams)
+                await seconds.rest()
+                stopping.cancel()
         return merge.done(books)
 
     def _fault(self, fault: f.AnyFault, begins: bool) -> None:
@@ -268,9 +276,24 @@ def _processes(found: list[Worker], site: LocalSite | None) -> dict[str, Pids]:
 
 async def _all(works: Iterable[Any]) -> None:
     """Run all to the end; the first failure ends the others and is raised as it is."""
-    try:
+    with _as_they_are():
         async with asyncio.TaskGroup() as group:
             for work in works:
                 group.create_task(work)
+
+
+@contextmanager
+def _as_they_are() -> Iterator[None]:
+    """The first of our own errors out of a group of tasks, in place of the group."""
+    try:
+        yield
     except* PenstockError as errors:
-        raise errors.exceptions[0] from None
+        raise next(_leaves(errors)) from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error

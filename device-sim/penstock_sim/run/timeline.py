@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
-from penstock_models.errors import UsageError
+from penstock_models.errors import PenstockError, UsageError
 from penstock_sim.faults.proxy import LinkProxy
+from penstock_sim.run.accelerator import lose
 from penstock_sim.run.local import LocalSite
 from penstock_sim.scenario import faults as f
 
@@ -40,10 +42,12 @@ async def act(
     site: LocalSite | None,
     told: OnFault,
     over: asyncio.Event | None = None,
+    folder: Path = Path(),
 ) -> None:
     """Do all of them, from the loop's time `begin_s`; returns when the last is over and everything is there again.
 
     Args:
+        folder: where the paths of faults start.
         over: set when the run ends early: what is broken is mended at once, and nothing else is broken.
     """
     ends = over or asyncio.Event()
@@ -51,7 +55,7 @@ async def act(
     async with asyncio.TaskGroup() as group:
         for number, fault in enumerate(faults):
             turn = turns[_process(fault) or str(number)]
-            doing = _Doing(link, site, told, ends)
+            doing = _Doing(link, site, told, ends, folder)
             group.create_task(doing.one(fault, begin_s, turn), name=f.kind(fault))
 
 
@@ -74,9 +78,15 @@ class _Doing:
     """One fault at its time."""
 
     def __init__(
-        self, link: LinkProxy | None, site: LocalSite | None, told: OnFault, over: asyncio.Event
+        self,
+        link: LinkProxy | None,
+        site: LocalSite | None,
+        told: OnFault,
+        over: asyncio.Event,
+        folder: Path,
     ) -> None:
         self._link, self._site, self._told, self._over = link, site, told, over
+        self._folder = folder
 
     async def one(self, fault: f.AnyFault, begin_s: float, turn: asyncio.Lock) -> None:
         await self._wait(begin_s + fault.at_s - _now())
@@ -139,6 +149,15 @@ class _Doing:
                     await self._wait(fault.for_s)
                 finally:
                     site.gateway.child.resume()
+            case f.AcceleratorLoss():
+                pid = site.gateway.child.pid
+                if pid is None:
+                    raise PenstockError("expected a running gateway to lose its accelerator, it has ended")
+                bring_back = await asyncio.to_thread(lose, self._folder / fault.library, pid)
+                try:
+                    await self._wait(fault.for_s)
+                finally:
+                    bring_back()
 
 
 def _now() -> float:

@@ -20,7 +20,7 @@ _ONE_AT_A_TIME: tuple[tuple[type[f.Fault], ...], ...] = (
     (f.Latency,),
     (f.Bandwidth,),
     (f.BrokerRestart,),
-    (f.GatewayKill, f.GatewayPause),
+    (f.GatewayKill, f.GatewayPause, f.AcceleratorLoss),
 )
 """Faults that undo each other at their ends."""
 

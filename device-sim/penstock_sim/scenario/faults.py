@@ -89,6 +89,14 @@ class GatewayPause(Fault, tag="gateway_pause", frozen=True, kw_only=True):
     for_s: For
 
 
+class AcceleratorLoss(Fault, tag="accelerator_loss", frozen=True, kw_only=True):
+    """The gateway's processes that have this library loaded crash, and for `for_s` it is not there: what an accelerator
+    that fell off the bus looks like to those who used it. A relative path starts at the scenario's folder."""
+
+    for_s: For
+    library: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
 class Devices(Fault, frozen=True, kw_only=True):
     """A fault of devices: those whose mix is `devices`, left out all of them."""
 
@@ -128,11 +136,11 @@ class PayloadChange(Devices, tag="payload_change", frozen=True, kw_only=True):
 
 AnyFault = (
     LinkCut | Latency | Bandwidth | Flapping | BrokerRestart | GatewayKill | GatewayPause
-    | Malformed | HostilePayloads | ClockJump | Reboot | PayloadChange
+    | AcceleratorLoss | Malformed | HostilePayloads | ClockJump | Reboot | PayloadChange
 )  # fmt: skip
 
 LINK = (LinkCut, Latency, Bandwidth, Flapping)
-PROCESS = (BrokerRestart, GatewayKill, GatewayPause)
+PROCESS = (BrokerRestart, GatewayKill, GatewayPause, AcceleratorLoss)
 
 
 def kind(fault: Fault) -> str:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -158,18 +157,6 @@ def test_device_that_answers_otherwise_is_passed_over(realdata: Path, tmp_path: 
 
 
 # --- given up and taken back ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the onnxruntime package by links, in which a file can be removed without harm to the environment; what is
-    started from here looks there first."""
-    package = Path(ort.__file__).parent
-    copy = package.parent.parent / f".test-packages-{os.getpid()}"  # links stay on one disk
-    shutil.copytree(package, copy / "onnxruntime", copy_function=os.link)
-    monkeypatch.setenv("PYTHONPATH", str(copy))
-    yield copy
-    shutil.rmtree(copy)
 
 
 def remove_plugin(packages: Path) -> Callable[[], None]:
