@@ -1,6 +1,6 @@
 """`make bench`: every speed figure, one line each, and build/bench.json.
 
-python -m tests.bench [--only core batching overload overload-mqtt swaps loading throughput sensor latency footprint isolation sim plan]
+python -m tests.bench [--only core batching overload overload-mqtt swaps loading throughput sensor latency footprint isolation sim sim-check plan]
                       [--repeats 3] [--minutes 15]
 """
 
@@ -25,6 +25,7 @@ from tests.bench import (
     report,
     sensor,
     sim,
+    sim_check,
     swaps,
     throughput,
 )
@@ -42,6 +43,7 @@ SUITES = {
     "overload-mqtt": overload_mqtt.measure,
     "swaps": swaps.measure,
     "sim": sim.measure,
+    "sim-check": sim_check.measure,
     "plan": plan.measure,
 }
 """Each takes a folder for what it makes, a store of bundles, and the number of repeats."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 from penstock_sim.run.records import Row, Summary, Writer, load
 from penstock_sim.run.run import Run
@@ -60,8 +59,8 @@ class Sent:
         self.cost_us = used / max(1, sum(row.mixes["d"].sent for row in rows[1:-1])) * 1e6
         self.rss_mb = max(row.processes["generator"].rss_mb for row in rows)
         self.rate = (self.figures["sent"] or 0) / summary.seconds
-        held = median(row.held for row in rows[-4:])
-        self.kept = summary.on_time and held < rate / 10 and self.rate > 0.97 * rate
+        held = rows[int(summary.seconds) - 1].held
+        self.kept = summary.on_time and held < rate / 20 and self.rate > 0.97 * rate
         self.timing_ms = self.figures["sent_lag_p99_ms"] or 0.0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from penstock_sim.run.records import load
+from tests.fakes.broker import mosquitto
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -103,6 +104,34 @@ def test_a_run_that_is_killed_keeps_what_it_had_and_leaves_nobody_behind(tmp_pat
     while left := processes_in(folder):
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 12 kB: the first rows of a run, and no more."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(path)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(small_disk: Path, tmp_path: Path) -> None:
+    folder = small_disk / "run"
+    scenario = quick(tmp_path, 12)
+    scenario.write_text(scenario.read_text().replace("store = 100", ""))  # nobody gives receipts
+    with mosquitto(folder=tmp_path) as broker:
+        code, out, err = sim(tmp_path, "run", str(scenario), "-o", str(folder), "--url", broker.url)
+    assert (code, out) == (1, "")
+    why = "the disk is full; what is there is kept, and is not complete"
+    assert err.strip().splitlines()[-1] == f"penstock: expected to write {folder}: {why}"
+    recorded = load(folder)
+    assert recorded.summary is None and recorded.rows
+    code, out, _ = sim(tmp_path, "report", str(folder), "-o", str(tmp_path / "page.html"))
+    assert code == 1 and out.startswith("INCOMPLETE")
 
 
 @pytest.mark.parametrize(
