@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import socket
 import sys
@@ -186,9 +187,21 @@ def _open(ledger: dict[str, int], sent: int) -> bool:
     return ledger["in_flight"] > 0 or ledger["received"] < sent
 
 
+_PORTS = range(15_000, 32_000)
+"""Below those that Linux gives to outgoing connections: one of these could take the port before its listener is there."""
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listens on at this moment.
+
+    Raises:
+        PenstockError: a hundred of them are taken.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise PenstockError("expected a free port on 127.0.0.1, a hundred of them are taken")
