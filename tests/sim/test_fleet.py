@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from penstock_models.errors import PenstockError, UsageError
+from penstock_sim.run.words import closing_lines
 from tests.fakes.broker import mosquitto
 from tests.fakes.sim_runs import Watcher, run, scenario
 
@@ -79,6 +80,19 @@ async def test_each_device_is_itself_over_tls(passwords: str, certificates: str,
     assert summary.streams["new-0000/slow"].sent == pytest.approx(4, abs=1)
     assert "one-sided" in summary.notes[0]
     assert summary.ok
+
+
+async def test_what_the_broker_does_not_take_is_counted(passwords: str, tmp_path: Path) -> None:
+    (tmp_path / "acl").write_text("pattern read penstock/v1/home/dev/%u/#\n")
+    async with mosquitto(passwords, folder=tmp_path) as broker:
+        text = DEVICES.format(url=broker.url, more='credentials = "devices"', seconds=1)
+        text = text.replace('protocol = "3.1.1"', "")  # which has no word for it
+        summary = await run(scenario(tmp_path, text), tmp_path / "run")
+    sent = sum(books.sent for name, books in summary.streams.items() if name.startswith("old"))
+    assert summary.figures[""]["refused"] == sent > 0
+    assert any(
+        line.startswith(f"REFUSED: the broker took {sent} messages") for line in closing_lines(summary)
+    )
 
 
 async def test_wrong_credentials_are_one_clear_line(passwords: str, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Fleet:
         self.sending = sending
         tracks = (stream.track for device in devices for stream in device.streams)
         self.tracker = Tracker(tracks, on_result)
-        self.connected = self.refused = 0
+        self.connected = self._refused = 0
         self.traffic = Traffic()
         self.lost: Counter[str] = Counter()
         """Connections that broke, by reason."""
@@ -122,6 +122,12 @@ class Fleet:
         return not any(before)
 
     @property
+    def refused(self) -> int:
+        """QoS 1 messages that the broker took with an error, over lost connections and over those that are there."""
+        connections = (device.lane.connection for device in self.devices)
+        return self._refused + sum(one.refused for one in connections if one is not None)
+
+    @property
     def _left(self) -> tuple[int, int]:
         """Frames without a result, and frames without a receipt."""
         stores = (stream.store for device in self.devices for stream in device.streams)
@@ -131,7 +137,6 @@ class Fleet:
         self._closing = True
         for device in self.devices:
             if (connection := device.lane.connection) is not None:
-                self.refused += connection.refused
                 connection.close()
             for stream in device.streams:
                 stream.close()
@@ -163,7 +168,7 @@ class Fleet:
     def _gone(self, device: Device, reason: str) -> None:
         connection: Connection | None = device.lane.connection
         if connection is not None:
-            self.refused += connection.refused
+            self._refused += connection.refused
             self.connected -= 1
         device.lane.use(None)
         if not self._closing:

@@ -19,8 +19,8 @@ from penstock_sim.measure.objectives import Objective
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p99_9_ms": 99.9}
 
 OF_RUN = (
-    "unsent", "lag_p99_ms", "sent_lag_p99_ms", "lost_connections", "gateway_cpu", "gateway_rss_mb",
-    "gateway_rss_growth", "broker_cpu",
+    "unsent", "refused", "foreign", "lag_p99_ms", "sent_lag_p99_ms", "lost_connections", "gateway_cpu",
+    "gateway_rss_mb", "gateway_rss_growth", "broker_cpu",
 )  # fmt: skip
 """Figures that only the whole run has."""
 

@@ -140,6 +140,8 @@ def _of_run(done: wire.Done, rows: tuple[Row, ...]) -> figures.Figures:
     cpu = [one.cpu for one in gateway[1:]] or [one.cpu for one in remote if one.cpu is not None]
     return {
         "unsent": sum(done.unsent.values()),
+        "refused": done.refused,
+        "foreign": done.foreign,
         "lag_p99_ms": done.lag_ms.get("p99"),
         "sent_lag_p99_ms": done.sent_lag_ms.get("p99"),
         "lost_connections": sum(done.lost_connections.values()),

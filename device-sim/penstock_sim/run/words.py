@@ -22,6 +22,8 @@ def closing_lines(summary: Summary) -> Iterator[str]:
         yield f"BOOKS: and {more} more, in run.json"
     if summary.ledger is not None and not summary.differences:
         yield "the books of the devices and the gateway's ledger agree"
+    if refused := summary.figures[""].get("refused"):
+        yield f"REFUSED: the broker took {number(refused)} messages with an error, such as an ACL that denies their topic"
     for verdict in summary.objectives:
         yield f"{'ok' if verdict.met else 'FAILED':<6} {verdict.text} (came {number(verdict.value)})"
     yield from summary.notes
