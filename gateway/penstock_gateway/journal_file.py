@@ -14,7 +14,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from penstock_gateway.journal_sqlite import (
     make_folder,
     named_errors,
     open_checked,
+    transaction,
 )
 from penstock_gateway.ledger import Fate
 from penstock_gateway.starts import KEPT, Books, How, StartRecord, Totals, close_start, off_by
@@ -143,7 +144,7 @@ class JournalFile:
             self._db.execute(f"PRAGMA {pragma}").fetchall()
 
     def _recover(self, now_ms: int, max_streams: int, reports: list[str]) -> Opened:
-        with self._transaction():
+        with transaction(self._db):
             rows = self._db.execute("SELECT count(*), max(row) FROM rows").fetchone()
             ended = self._close_last(rows[0], now_ms, None, reports)
             last = max(rows[1] or 0, ended)
@@ -198,17 +199,6 @@ class JournalFile:
             self._digest_next = found[-1][0] + len(found[-1][1]) // _DIGEST
         return tuple(b[at : at + _DIGEST] for _, b in found for at in range(0, len(b), _DIGEST))
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-
     def apply(self, work: Transaction, now_ms: int) -> Usage:
         """Make it durable: all of it, or nothing.
 
@@ -217,7 +207,7 @@ class JournalFile:
             DiskBroken: the file must not be used any more.
         """
         with named_errors(self.path):
-            with self._transaction():
+            with transaction(self._db):
                 books, last_row = self._write(work, now_ms)
             self._books, self._last_row = books, last_row
             self._digest_next += len(work.digests)
@@ -339,7 +329,7 @@ class JournalFile:
 
     def end(self, now_ms: int) -> None:
         """Write that this start ended cleanly."""
-        with named_errors(self.path), self._transaction():
+        with named_errors(self.path), transaction(self._db):
             (rows,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
             self._close_last(rows, now_ms, "clean", [])
 

@@ -119,3 +119,16 @@ def named_errors(path: Path) -> Iterator[None]:
         raise DiskBroken(
             f"{path}: {exc} ({name}): nothing more is acknowledged; check the disk, then restart"
         ) from exc
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing, on a connection that begins none by itself (`isolation_level=None`)."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

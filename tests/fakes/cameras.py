@@ -19,6 +19,7 @@ import secrets
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def number_in(image: Any) -> int:
     return sum(int(block.mean() > 127) << bit for bit, block in enumerate(means))
 
 
-class Camera:
+class Camera(ABC):
     """A listener, a thread that takes pictures, one thread a client. Subclasses speak a protocol in `serve`.
 
     Args:
@@ -183,8 +184,9 @@ class Camera:
         with self._changed:
             self._clients[client] = deque(maxlen=BACKLOG)
 
+    @abstractmethod
     def serve(self, client: socket.socket) -> None:
-        raise NotImplementedError
+        """Speak with one client until it leaves."""
 
     def read_head(self, client: socket.socket) -> str:
         """A request up to its blank line, "" at the end; interleaved binary before it is left out."""

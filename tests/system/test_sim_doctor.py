@@ -30,9 +30,9 @@ from penstock_models.main import main
 from penstock_sim.doctor.broker_log import BrokerLog
 from penstock_sim.doctor.examination import Report
 from penstock_sim.doctor.listen import Watch, watch
+from penstock_sim.doctor.reach import Reach
 from penstock_sim.doctor.seen import Limits
 from penstock_sim.doctor.streams import Rules
-from penstock_sim.reach import Reach
 from tests.conftest import ROOT
 from tests.fakes.broker import Broker, mosquitto
 from tests.sim.patient import JPEG, PNG

@@ -11,8 +11,8 @@ import pytest
 from penstock_gateway.mqtt import Message
 from penstock_sim.doctor.examination import Report
 from penstock_sim.doctor.listen import Watch, watch
+from penstock_sim.doctor.reach import Reach
 from penstock_sim.doctor.seen import Limits, look
-from penstock_sim.reach import Reach
 from tests.fakes import misbehaving_payloads as bad
 from tests.fakes.clients import envelope
 from tests.fakes.gateway_site import Site, device_route, site

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock_gateway.journal_sqlite import transaction
 from penstock_models.errors import PenstockError, UsageError
 from penstock_sim.device.message import Frame
 
@@ -73,7 +74,7 @@ class Disk:
         """
         head = _encode(msgspec.structs.replace(frame, payload=b""))
         row = (frame.stream, frame.boot, frame.seq, head, frame.payload)
-        with self._named(), self._transaction():
+        with self._named(), transaction(self._db):
             self._db.execute(f"INSERT INTO frames ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", row)
 
     def remove(self, frames: Iterable[Frame]) -> None:
@@ -84,22 +85,11 @@ class Disk:
         """
         keys = [(frame.stream, frame.boot, frame.seq) for frame in frames]
         sql = "DELETE FROM frames WHERE stream = ? AND boot = ? AND seq = ?"
-        with self._named(), self._transaction():
+        with self._named(), transaction(self._db):
             self._db.executemany(sql, keys)
 
     def close(self) -> None:
         self._db.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

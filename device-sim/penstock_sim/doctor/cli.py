@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from penstock_models.errors import UsageError
-from penstock_sim.reach import DEFAULT_URL, Ca, PasswordFile, Reach, Root, Site, Url, Username
+from penstock_sim.doctor.reach import DEFAULT_URL, Ca, PasswordFile, Reach, Root, Site, Url, Username
 
 if TYPE_CHECKING:
     from penstock_sim.doctor.examination import Report

@@ -26,9 +26,9 @@ from penstock_models.errors import PenstockError
 from penstock_sim.doctor.broker_log import BrokerLog, connections
 from penstock_sim.doctor.examination import Examination, Report
 from penstock_sim.doctor.places import Place, Places
+from penstock_sim.doctor.reach import Reach
 from penstock_sim.doctor.streams import USUAL, Rules
 from penstock_sim.load.connection import Connection, ConnectionLost, OnMessages
-from penstock_sim.reach import Reach
 
 _CONNECT_S = 5.0
 _TICK_S = 0.25

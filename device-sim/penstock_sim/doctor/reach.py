@@ -1,4 +1,4 @@
-"""How the commands of the simulator reach a broker: the options that they share, and what they mean."""
+"""How the doctor reaches a broker: its options, and what they mean."""
 
 from __future__ import annotations
 

@@ -29,10 +29,8 @@ Corner = tuple[float, float]
 
 
 class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
-    """A piece of the load, `load` times what the streams say of their rates."""
-
-    def corners(self, folder: Path) -> Sequence[Corner]:
-        raise NotImplementedError
+    """A piece of the load, `load` times what the streams say of their rates. Each kind says its `corners`; paths start at
+    `folder`."""
 
 
 class Steady(Phase, tag="steady", frozen=True, kw_only=True):

@@ -19,15 +19,8 @@ Rate = Annotated[float, Meta(gt=0, le=10_000)]
 
 
 class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
-    """What a camera sees or a sensor feels. Synthetic ones are drawn once, into a ring."""
-
-    def open(self, seed: int, rate_hz: float, folder: Path) -> Ring:
-        """The payloads with this seed, encoded; paths start at `folder`.
-
-        Raises:
-            UsageError: a file that is missing or of another kind.
-        """
-        raise NotImplementedError
+    """What a camera sees or a sensor feels. Each kind has an `open`, which gives its payloads with a seed, encoded; paths
+    start at `folder`, and a file that is missing or of another kind is a UsageError. Synthetic ones are drawn once."""
 
 
 class Scene(Thing, tag="scene", frozen=True, kw_only=True):
