@@ -8,7 +8,8 @@ Everything that it does by itself is right; what a story does otherwise is its f
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import msgspec
@@ -135,3 +136,24 @@ class Patient:
     def faults(self) -> dict[tuple[str, str], int]:
         """What was found, by fault and stream, with how often."""
         return {(f.fault, f.stream): f.count for f in self.report().findings}
+
+
+Story = Callable[[Patient], object]
+"""What a device does while it is watched."""
+
+
+def envelope(**keys: object) -> bytes:
+    return json.dumps({"v": 1, "data": [1, 2], **keys}).encode()
+
+
+def two_streams_of_two_types(patient: Patient) -> None:
+    for _ in range(5):
+        patient.send("cam")
+        patient.send("vib", "data", envelope(), "application/json")
+        patient.wait(0.2)
+
+
+def lost(patient: Patient) -> None:
+    patient.stream(20)
+    patient.skip(frames=3)
+    patient.stream(60)
