@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -269,3 +271,14 @@ def test_predicted_and_measured_stand_side_by_side() -> None:
     assert texts["p99_ms"] == "all.p99_ms: predicted 12, measured 10 (+20%)"
     assert texts["expired"] == "all.expired: predicted 0, measured 0"
     assert texts["p50_ms"] == "all.p50_ms: predicted -, measured -"
+
+
+@pytest.mark.parametrize("words", [["plan", "smoke"], ["sim", "run", "smoke"]])
+def test_a_missing_extra_is_named(words: list[str]) -> None:
+    """In a process of its own, which has imported nothing yet."""
+    program = f"import sys; sys.modules['hdrh'] = None\nfrom penstock_models.main import main\nsys.exit(main({words}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    needs = f"penstock: `penstock {words[0]}` needs hdrh: pip install 'penstock[sim]'"
+    assert (done.returncode, done.stderr.strip()) == (2, needs)

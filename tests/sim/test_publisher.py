@@ -22,6 +22,7 @@ from penstock_sim.load.publisher import Publisher, Target, VirtualStream
 from penstock_sim.load.schedule import Periodic
 from penstock_sim.sources import Payload, Ring
 from tests.fakes.broker import mosquitto
+from tests.fakes.mqtt_peer import peer
 
 BODY = b'{"v":1,"data":[1,2]}'
 
@@ -249,6 +250,19 @@ async def test_nobody_listening_is_one_clear_line(free_port: Callable[[], int]) 
     with pytest.raises(ConnectionLost, match=r"expected an MQTT broker at 127.0.0.1:\d+: "):
         async with Publisher(Target(f"mqtt://127.0.0.1:{free_port()}"), [stream()]):
             pass
+
+
+async def test_a_broker_that_never_grants_a_subscription_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("penstock_sim.load.connection._GRANT_S", 0.1)
+    async with peer() as broker:
+        connecting = asyncio.create_task(connect(LinkOptions("127.0.0.1", broker.port, "c"), 5))
+        (await broker.next()).accept()
+        connection = await connecting
+        with pytest.raises(ConnectionLost, match=r"did not answer SUBSCRIBE within 0\.1 s"):
+            await connection.subscribe([("a/#", 0)])
+        connection.close()
 
 
 @pytest.mark.parametrize("qos", [0, 1])

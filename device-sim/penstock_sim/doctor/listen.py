@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from penstock_gateway.mqtt import LinkOptions, Message, tls
-from penstock_gateway.mqtt.decode import Connack, Suback
-from penstock_gateway.mqtt.reasons import describe_connack, wants_another_version
+from penstock_gateway.mqtt.decode import Suback
+from penstock_gateway.mqtt.reasons import wants_another_version
 from penstock_gateway.mqtt.wire import text, varint
 from penstock_models.errors import PenstockError
 from penstock_sim.doctor.broker_log import BrokerLog, connections
@@ -28,7 +28,7 @@ from penstock_sim.doctor.examination import Examination, Report
 from penstock_sim.doctor.places import Place, Places
 from penstock_sim.doctor.reach import Reach
 from penstock_sim.doctor.streams import USUAL, Rules
-from penstock_sim.load.connection import Connection, ConnectionLost, OnMessages
+from penstock_sim.load.connection import Connection, ConnectionLost, OnMessages, Refused
 
 _CONNECT_S = 5.0
 _TICK_S = 0.25
@@ -40,26 +40,8 @@ OnProgress = Callable[[float, int, int], None]
 """Called with the seconds so far, the frames and the findings."""
 
 
-class _Refused(ConnectionLost):
-    """The broker said no to CONNECT."""
-
-    def __init__(self, reason: int, words: str) -> None:
-        super().__init__(words)
-        self.reason = reason
-
-
 class Ear(Connection):
     """A connection that hears. Made by `listen_to`."""
-
-    async def handshake(self, options: LinkOptions) -> None:
-        try:
-            await super().handshake(options)
-        except ConnectionLost:
-            said = self._answer.result() if self._answer.done() and not self._answer.exception() else None
-            if isinstance(said, Connack) and said.reason:
-                words = describe_connack(said.reason, said.properties)
-                raise _Refused(said.reason, f"it refused the connection: {words}") from None
-            raise
 
     async def hear(self, filters: Sequence[str]) -> list[str]:
         """Subscribe at QoS 1, retained messages included; returns the filters that were refused."""
@@ -89,7 +71,7 @@ async def listen_to(options: LinkOptions, on_messages: OnMessages) -> Ear:
         try:
             if options.protocol == 5:
                 return await _connect(options, 5, on_messages)
-        except _Refused as refused:
+        except Refused as refused:
             if not wants_another_version(refused.reason):
                 raise
         except (ConnectionLost, TimeoutError):

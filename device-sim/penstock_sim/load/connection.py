@@ -24,10 +24,19 @@ OnMessages = Callable[[Sequence[Message]], None]
 _WINDOW_3_1_1 = 1000
 """QoS 1 messages in flight on 3.1.1, where the broker does not say how many it takes."""
 _BUFFER = 1 << 20
+_GRANT_S = 10.0
 
 
 class ConnectionLost(PenstockError):
     """The broker is not there, refused us, or went away."""
+
+
+class Refused(ConnectionLost):
+    """The broker answered CONNECT with the error `reason`."""
+
+    def __init__(self, reason: int, words: str) -> None:
+        super().__init__(f"refused: {words}")
+        self.reason = reason
 
 
 class Connection(asyncio.Protocol):
@@ -87,10 +96,18 @@ class Connection(asyncio.Protocol):
         await self._until(lambda: not self._in_flight)
 
     async def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
-        """Subscribe and wait for the grant."""
+        """Subscribe and wait for the grant.
+
+        Raises:
+            ConnectionLost: it was refused, or there was no answer within 10 s.
+        """
         self._answer = asyncio.get_running_loop().create_future()
         self.write([encode.subscribe(1, filters, self.protocol)])
-        answer = await self._answer
+        try:
+            async with asyncio.timeout(_GRANT_S):
+                answer = await self._answer
+        except TimeoutError:
+            raise ConnectionLost(f"the broker did not answer SUBSCRIBE within {_GRANT_S:g} s") from None
         if isinstance(answer, Suback) and any(reason >= 0x80 for reason in answer.reasons):
             raise ConnectionLost(f"the broker refused the subscription to {', '.join(f for f, _ in filters)}")
 
@@ -108,7 +125,7 @@ class Connection(asyncio.Protocol):
         self.write([encode.connect(options, self.protocol)])
         answer = await self._answer
         if isinstance(answer, Connack) and answer.reason:
-            raise ConnectionLost(f"refused: {describe_connack(answer.reason, answer.properties)}")
+            raise Refused(answer.reason, describe_connack(answer.reason, answer.properties))
         if isinstance(answer, Connack) and self.protocol == 5:
             maximum = answer.properties.get(Prop.RECEIVE_MAXIMUM, 65_535)
             self._window = maximum if isinstance(maximum, int) else 65_535

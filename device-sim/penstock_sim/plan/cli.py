@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
 
     from penstock_sim.plan.planning import Planning, Wishes
     from penstock_sim.plan.search import Found
-
-if find_spec("hdrh") is None:  # used far below; said here, it is said with the extra that brings it
-    raise ModuleNotFoundError("No module named 'hdrh'", name="hdrh")
 
 WIDTH = 150
 """Of what is printed where nobody looks."""
