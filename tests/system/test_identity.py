@@ -125,7 +125,9 @@ def test_windows_alike_that_were_on_their_way_at_a_kill_are_all_answered(store: 
         process.wait_ready()
         ear.wait(lambda: len(ids(ear, "vib/alike")) == 21, "21 answers")
         ledger = process.wait_settled(20)
-        assert (ledger["answered"], ledger["duplicate"]) == (20, 0)
+        again = ledger["received"] - 20  # the first, where the kill took its acknowledgement along
+        assert again in (0, 1)
+        assert ledger["duplicate"] <= again and ledger["answered"] + ledger["duplicate"] == 20 + again
 
 
 def ids(ear: Ear, stream: str) -> set[str]:
