@@ -89,6 +89,7 @@ def measure(
     servable = Servable.open(bundle)
     load_ms = (time.perf_counter() - begun) * 1e3
     try:
+        servable.warm(threads)
         sizes = sorted(set(batches)) or batch_sizes(servable.info.max_batch)
         cases = _cases(sizes, threads)
         # Items of one stream run in order when a model carries state, so each has a stream of its own.

@@ -1,5 +1,6 @@
 """Packing: from a model file to a bundle that answers as the model does."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from penstock_models.items import Answer, Item, Tensor
 from penstock_models.manifest import Constant, Golden, State
 from penstock_models.measure import QUANTILES, batch_sizes, measure
 from penstock_models.pack import pack
+from penstock_models.runtimes.litert import LiteRtSession
 from penstock_models.servable import Servable
 from penstock_models.steps.specs import Softmax, Threshold, TopK
 from penstock_models.trial import run_files, verify
@@ -400,6 +402,23 @@ def test_bench_measures_several_threads_and_pauses(classifier: Path) -> None:
         assert list(row.quantiles_ms) == sorted(row.quantiles_ms)
         assert len(row.quantiles_ms) == len(QUANTILES)
         assert row.quantiles_ms[QUANTILES.index(0.5)] == pytest.approx(row.p50_ms, abs=1e-3)
+
+
+def test_bench_makes_no_interpreter_while_it_measures(
+    realdata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several threads found one interpreter a size once, and the others made theirs anew in every run."""
+    path = pack(realdata / "models/ad01_int8.tflite", tmp_path, preset="autoencoder", name="ad01")
+    made: list[int] = []
+    make = LiteRtSession._interpreter
+
+    def counted(session: LiteRtSession, size: int) -> object:
+        made.append(size)
+        return make(session, size)
+
+    monkeypatch.setattr(LiteRtSession, "_interpreter", counted)
+    measure(path, None, 0.05, lambda part: None, batches=[1, 4], threads=3)
+    assert made and max(Counter(made).values()) <= 3
 
 
 def test_verify_says_what_is_wrong(classifier: Path, tmp_path: Path) -> None:
