@@ -126,3 +126,27 @@ async def test_a_check_that_fails_ends_the_run() -> None:
     with pytest.raises(PenstockError, match="gone"):
         await sender([book], [Periodic(100.0)], sending, check=check).run(time.monotonic(), 1.0)
     assert (sending.unsent, book.ended) == ({"end": 25}, 1)
+
+
+class Busy(Book):
+    """A lane that takes as long as the next frame needs to become due."""
+
+    def send(self, frames: Sequence[Due]) -> None:
+        super().send(frames)
+        time.sleep(0.002)
+
+
+async def test_a_sender_without_a_moment_to_spare_lets_others_run() -> None:
+    """The next frame is always due when it has handed one over; results and reports must come in all the same."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    beside = asyncio.create_task(others())
+    await sender([Busy()], [Periodic(1000.0)], Sending()).run(time.monotonic(), 0.3)
+    beside.cancel()
+    assert turns > 50
