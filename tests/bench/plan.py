@@ -1,8 +1,8 @@
 """`penstock plan` against the truth: what it predicts of five scenarios, and what three runs of each do here.
 
-Everything is calibrated in the same run: before a scenario `penstock model bench` measures its models, and a run of the same
-devices at a low rate tells what a frame costs the event loop, the broker and the devices, which share the cores, and how long
-the way takes. After the scenario the bench is taken again: where the machine is another one by then, the scenario is void.
+Everything is calibrated in the same run: before a scenario `penstock model bench` measures its models; a run of the same devices
+at more than the cores can do tells what a frame costs the event loop, the broker and the devices, which share the cores, and a run
+at a low rate what it costs on cores that were idle, and how long the way takes. After the scenario the bench is taken again: where the machine is another one by then, the scenario is void.
 A run counts whose devices kept their times, with little steal, nobody else on the cores, and the speed of the machine as before.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -39,6 +39,7 @@ from tests.bench.plan_site import (
     WINDOWS,
     Case,
     Mix,
+    Spent,
     load,
 )  # fmt: skip
 from tests.bench.report import Figure, calibration_ms, figure, steal_s
@@ -46,14 +47,21 @@ from tests.bench.site import BROKER, picture
 from tests.fakes.broker import Broker, mosquitto
 from tests.fakes.gateway import Gateway
 
-SECONDS, LOW_S = 8.0, 5.0
-LOW, LOW_SENSOR = 0.4, 0.7
-"""Of the scenario's rate: the load of the calibration. What a window costs falls with the rate, as reads and commits take more
-of them at once."""
-BENCH_S = 0.6
-CALIBRATION = 99
-"""The seed of its arrivals."""
+SECONDS, LOW_S = 8.0, 6.0
+LOW, LOW_SENSOR, FULL = 0.4, 0.7, 1.3
+"""Loads of the calibration: of the scenario's rate, and of what the machine can do. What a window costs falls with the rate, as
+reads and commits take more of them at once; nothing here gives out under windows before the broker does, so they have no
+full load."""
+FITS = 6
+"""Rounds in which what is not measured by itself is fitted to the latencies of the calibration."""
+LEAST_MS = 0.05
+"""Of a way."""
+BENCH_S = 2.0
+CALIBRATION = (97, 98, 99)
+"""The seeds of its arrivals; what counts is the median."""
 RUNS, TRIES = 3, 2
+AGAIN = 2
+"""Attempts at a scenario that turned out void."""
 ALIKE, STEAL, FOREIGN = 0.10, 0.01, 0.05
 """How much the speed of the machine may differ, and which shares of its cores others may have."""
 THROUGHPUT, P99 = 0.15, 0.25
@@ -73,6 +81,15 @@ class Seen(NamedTuple):
     p99_ms: float
 
 
+class Cost(NamedTuple):
+    """What a run of the calibration tells: what a frame costs each time that it passes the event loop, and beside it."""
+
+    loop_ms: float
+    beside_ms: float
+    p50_ms: float
+    p99_ms: float
+
+
 def measure(folder: Path, store: Path, repeats: int) -> Sequence[Figure]:
     here = folder / "plan"
     here.mkdir()
@@ -83,7 +100,11 @@ def measure(folder: Path, store: Path, repeats: int) -> Sequence[Figure]:
     found: list[Figure] = []
     good = counted = 0
     for case in CASES:
-        verdict = _Case(case, here, store, image, window).figures()
+        site = _Case(case, here, store, image, window)
+        for _ in range(AGAIN):
+            verdict = site.figures()
+            if all(one.met is not None for one in verdict):
+                break
         found += verdict
         counted += all(one.met is not None for one in verdict)
         good += all(one.met is True for one in verdict)
@@ -112,7 +133,7 @@ class _Case:
                 gateway.wait_ready()
                 facts = self._calibrate(broker, gateway, reports)
                 rates = {mix.model: mix.load * _capacity(mix, reports, facts) for mix in self._case.mixes}
-                scenario = self._scenario(rates, SECONDS)
+                scenario = self._scenario("run", rates, SECONDS)
                 seen, void = [], 0
                 for number in range(RUNS + TRIES):
                     run = self._run(broker, gateway, scenario, number, speed)
@@ -150,14 +171,14 @@ class _Case:
             for mix in self._case.mixes
         )
 
-    def _scenario(self, rates: dict[str, float], seconds: float) -> Path:
+    def _scenario(self, name: str, rates: dict[str, float], seconds: float) -> Path:
         text = f'name = "{self._case.name}"\n[target]\ngateway = "gateway.toml"\n'
         for mix in self._case.mixes:
             text += DEVICES.format(
                 model=mix.model, count=mix.devices, rate=f"{rates[mix.model] / mix.devices:.4f}", arrivals=mix.arrivals,
                 source=WINDOWS if mix.sensor else PICTURES, qos=int(mix.sensor),
             )  # fmt: skip
-        file = self._folder / f"{seconds:g}.toml"
+        file = self._folder / f"{name}.toml"
         file.write_text(text + f'[[phase]]\nkind = "steady"\nseconds = {seconds}\n')
         return file
 
@@ -172,31 +193,53 @@ class _Case:
         return Seen(seed, found["answered_per_s"], latency["p50"], latency["p99"])
 
     def _calibrate(self, broker: Broker, gateway: Gateway, reports: Sequence[BenchReport]) -> Facts:
-        """What a frame costs beside its model, from a run at a low rate."""
+        """What a frame costs beside its model, and how long its way takes."""
         sensor = any(mix.sensor for mix in self._case.mixes)
-        low = LOW_SENSOR if sensor else LOW
-        slow = {
-            mix.model: low * min(mix.load, 1.0) * _capacity(mix, reports, Facts()) for mix in self._case.mixes
-        }
-        scenario = self._scenario(slow, LOW_S)
-        found, spent = load(broker, gateway, scenario, CALIBRATION)
-        frames = found["sent"]
-        facts = Facts(
-            slots=THREADS, cores=THREADS,
-            ingest_ms=spent.loop_s / frames / 2 * 1e3,
-            publish_ms=spent.loop_s / frames / 2 * 1e3,
-            beside_ms=(spent.beside_s + found["cpu_s"]) / frames * 1e3,
-            before_ms=0.0, after_ms=0.0, journal_ms=0.0,
-        )  # fmt: skip
-        still = self._predicted(scenario, [CALIBRATION], _profile(reports, facts))
-        rest_ms, rest_p99_ms = (
-            max(0.0, found["latency_ms"][name] - (still[f"{name}_ms"] or 0.0)) for name in ("p50", "p99")
-        )
-        if sensor:  # nearly all of it is the commit
-            return msgspec.structs.replace(facts, journal_ms=rest_ms, journal_p99_ms=rest_p99_ms)
-        return msgspec.structs.replace(facts, before_ms=rest_ms / 2, after_ms=rest_ms / 2)
+        total = sum(mix.load for mix in self._case.mixes)
+        low = self._loaded(broker, gateway, reports, "low", LOW_SENSOR if sensor else LOW / total)
+        if sensor:
+            return self._commits(_facts(low), low, reports)
+        facts = _facts(self._loaded(broker, gateway, reports, "full", FULL / total))
+        longer = max(1.0, low.loop_ms / facts.ingest_ms)
+        facts = msgspec.structs.replace(facts, cold=1.0 + (longer - 1.0) / (1.0 - LOW))
+        return self._ways(facts, low, reports)
 
-    def _predicted(self, scenario: Path, seeds: Sequence[int], profile: Profile) -> dict[str, float | None]:
+    def _ways(self, facts: Facts, low: Cost, reports: Sequence[BenchReport]) -> Facts:
+        """What the latencies have beyond what is known is the way."""
+        facts = msgspec.structs.replace(facts, before_ms=LEAST_MS, after_ms=LEAST_MS, after_p99_ms=LEAST_MS)
+        for _ in range(FITS):
+            still = self._still(facts, reports)
+            way_ms = max(LEAST_MS, facts.after_ms + (low.p50_ms - still["p50_ms"]) / 2)
+            most_ms = max(way_ms, facts.after_p99_ms + low.p99_ms - still["p99_ms"])
+            facts = msgspec.structs.replace(facts, before_ms=way_ms, after_ms=way_ms, after_p99_ms=most_ms)
+        return facts
+
+    def _loaded(
+        self, broker: Broker, gateway: Gateway, reports: Sequence[BenchReport], name: str, share: float
+    ) -> Cost:
+        """Run with this share of the scenario's load."""
+        rates = {mix.model: share * mix.load * _capacity(mix, reports, Facts()) for mix in self._case.mixes}
+        scenario = self._scenario(name, rates, LOW_S)
+        costs = [_cost(*load(broker, gateway, scenario, seed)) for seed in CALIBRATION]
+        return Cost(*map(statistics.median, zip(*costs)))
+
+    def _commits(self, facts: Facts, low: Cost, reports: Sequence[BenchReport]) -> Facts:
+        """Nearly all that a window takes is waiting for a commit, and its own: what commits take follows from the latencies."""
+        facts = msgspec.structs.replace(facts, journal_ms=low.p50_ms / 2, journal_p99_ms=low.p99_ms / 2)
+        for _ in range(FITS):
+            still = self._still(facts, reports)
+            facts = msgspec.structs.replace(
+                facts,
+                journal_ms=facts.journal_ms * low.p50_ms / still["p50_ms"],
+                journal_p99_ms=facts.journal_p99_ms * low.p99_ms / still["p99_ms"],
+            )
+        return facts
+
+    def _still(self, facts: Facts, reports: Sequence[BenchReport]) -> dict[str, float]:
+        """What would be predicted of the run at a low rate."""
+        return self._predicted(self._folder / "low.toml", CALIBRATION, _profile(reports, facts))
+
+    def _predicted(self, scenario: Path, seeds: Sequence[int], profile: Profile) -> dict[str, float]:
         """Medians over the arrivals of these runs: what chance made of them is not the estimator's to predict."""
         loaded = read(scenario)
         runs = []
@@ -222,14 +265,14 @@ class _Case:
         return ""
 
     def _compared(
-        self, predicted: dict[str, float | None], seen: Sequence[Seen], void: int, facts: Facts, doubt: str
+        self, predicted: dict[str, float], seen: Sequence[Seen], void: int, facts: Facts, doubt: str
     ) -> list[Figure]:
         found = []
         for name, key, values, most in (
             ("throughput", "answered_per_s", [run.answered_per_s for run in seen], THROUGHPUT),
             ("p99", "p99_ms", [run.p99_ms for run in seen], P99),
         ):
-            said = predicted.get(key) or 0.0
+            said = predicted.get(key, 0.0)
             label = f"plan_{self._case.name}_{name}_off"
             if not values:
                 found.append(figure(label, [], "of measured", most=most, note=doubt))
@@ -247,6 +290,20 @@ class _Case:
                 figure(label, [abs(said / middle - 1)], "of measured", most=most, note=note, doubt=doubt)
             )
         return found
+
+
+def _cost(found: dict[str, Any], spent: Spent) -> Cost:
+    frames, passed = found["sent"], found["sent"] + found["fates"].get("ok", 0)
+    beside_s = spent.beside_s + found["cpu_s"]
+    latency = found["latency_ms"]
+    return Cost(spent.loop_s / passed * 1e3, beside_s / frames * 1e3, latency["p50"], latency["p99"])
+
+
+def _facts(cost: Cost) -> Facts:
+    return Facts(
+        slots=THREADS, cores=THREADS, ingest_ms=cost.loop_ms, publish_ms=cost.loop_ms, beside_ms=cost.beside_ms,
+        before_ms=0.0, after_ms=0.0, journal_ms=0.0,
+    )  # fmt: skip
 
 
 def _speed_ms() -> float:

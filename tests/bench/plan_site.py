@@ -78,10 +78,12 @@ class Case(NamedTuple):
     mixes: tuple[Mix, ...]
 
 
-# No more than 100 streams: each has a schedule of its own, and the publisher draws from all of them in one go.
+# No more than 100 streams: each has a schedule of its own, and the publisher draws from all of them in one go. Random arrivals ask
+# for no more than 0.6: a machine whose speed differs by what the rules allow moves p99 there by less than the aim, at 0.8 by
+# half of it and more.
 CASES = (
     Case("half", (Mix("mobilenet", 8, 0.5, "periodic"),)),
-    Case("poisson", (Mix("person", 100, 0.7),)),
+    Case("poisson", (Mix("person", 100, 0.6),)),
     Case("shared", (Mix("mobilenet", 50, 0.3), Mix("person", 50, 0.3))),
     Case("overload", (Mix("mobilenet", 100, 1.5, deadline_ms=150),)),
     Case("sensor", (Mix("anomaly", 100, 0.5, sensor=True),)),

@@ -14,7 +14,7 @@ from penstock_models.errors import UsageError
 from penstock_sim.plan.figures import figures
 from penstock_sim.plan.overflow import Budget, to_cloud
 from penstock_sim.plan.simulate import Plan, simulate
-from penstock_sim.plan.slots import Commits
+from penstock_sim.plan.slots import Delays
 from tests.sim.plan_site import device, edge_only, exponential, poisson, report, settled, waits, work
 
 S = 0.010
@@ -83,6 +83,25 @@ def test_what_the_way_and_the_event_loop_take_is_added() -> None:
         asked = work(times, mode=mode)
         outcome = simulate(asked, edge_only(asked), profile)
         assert waits(outcome) == pytest.approx([expected] * len(times))
+
+
+def test_a_way_back_that_varies_delays_answers_and_nothing_else() -> None:
+    profile = device(report("m", S), after_ms=1, after_p99_ms=30)
+    asked = work([n * S * 1.01 for n in range(20_000)], streams=1)
+    outcome = simulate(asked, edge_only(asked), profile)
+    assert outcome.ended_s == pytest.approx(asked.times[-1] + S)
+    assert np.percentile(waits(outcome, S), [50, 99]) == pytest.approx([0.001, 0.030], rel=0.15)
+
+
+def test_the_event_loop_takes_longer_the_more_of_the_machine_is_idle() -> None:
+    """A frame now and then takes `cold` times as long; where slots are never free, as long as the facts say."""
+    profile = device(report("m", S), ingest_ms=1, cold=4, cores=2)
+    frames = 5000
+    for every_s, cold in ((100 * S, 4.0), (S / 2, 1.0)):
+        asked = work([n * every_s for n in range(frames)])
+        outcome = simulate(asked, edge_only(asked, batch=1), profile)
+        loop_s = outcome.tiers["edge"].loop * max(asked.seconds, outcome.ended_s)
+        assert loop_s / frames == pytest.approx(0.001 * cold, rel=0.05)
 
 
 def test_work_beside_makes_batches_longer_where_no_core_is_free() -> None:
@@ -310,10 +329,10 @@ def test_the_same_seed_gives_the_same_answers() -> None:
     assert list(waits(one)) == list(waits(again)) != list(waits(other))
 
 
-def test_commits_have_the_median_and_the_tail_that_the_facts_say() -> None:
-    commits = Commits(0.004, 0.020, seed=1)
-    taken = [commits.take() for _ in range(20_000)]
+def test_delays_have_the_median_and_the_tail_that_the_facts_say() -> None:
+    delays = Delays(4.0, 20.0, seed="1")
+    taken = [delays.take() for _ in range(20_000)]
     assert np.percentile(taken, 50) == pytest.approx(0.004, rel=0.05)
     assert np.percentile(taken, 99) == pytest.approx(0.020, rel=0.1)
-    assert {Commits(0.004, 0.0, seed=1).take() for _ in range(5)} == {0.004}
-    assert Commits(0.0, 0.0, seed=1).take() == 0.0
+    assert {Delays(4.0, 0.0, seed="1").take() for _ in range(5)} == {0.004}
+    assert Delays(0.0, 0.0, seed="1").take() == 0.0

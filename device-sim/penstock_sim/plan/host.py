@@ -18,7 +18,7 @@ from penstock_models.scheduling.runs import VersionRun
 from penstock_models.scheduling.scheduler import Fate, Scheduler
 from penstock_sim.plan.kernel import Kernel, Process
 from penstock_sim.plan.profile import ModelProfile, Profile
-from penstock_sim.plan.slots import Commits, Slots
+from penstock_sim.plan.slots import Delays, Slots
 from penstock_sim.plan.work import Route, Sending
 
 RESUME = 0.75
@@ -103,8 +103,8 @@ class Host:
         self._kernel, self._told, self._away = kernel, told, away
         facts = profile.facts
         self._ingest_s, self._publish_s = facts.ingest_ms / 1e3, facts.publish_ms / 1e3
-        self._beside_s = facts.beside_ms / 1e3
-        self._journal = Commits(facts.journal_ms / 1e3, facts.journal_p99_ms / 1e3, seed)
+        self._beside_s, self._cold = facts.beside_ms / 1e3, facts.cold
+        self._journal = Delays(facts.journal_ms, facts.journal_p99_ms, f"{seed} journal")
         self._uncommitted: list[Frame] = []
         self._commits = False
         kernel.turn(self.process, 0.0)
@@ -146,7 +146,10 @@ class Host:
         self.scheduler.kick()
 
     def spend(self, seconds: float, beside: float = 0.0) -> None:
-        """The event loop works for so long, and other processes on these cores for `beside`."""
+        """The event loop works for so long, and other processes on these cores for `beside`: longer the more is idle."""
+        if self._cold > 1.0:
+            longer = 1.0 + (self._cold - 1.0) * self.slots.idle()
+            seconds, beside = seconds * longer, beside * longer
         self.process.now += seconds
         self.process.spent += seconds
         self.slots.steal(seconds + beside)

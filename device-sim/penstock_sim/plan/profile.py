@@ -33,9 +33,10 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What is true of a device whatever it runs. Milliseconds a frame unless said otherwise.
 
     `ingest_ms` and `publish_ms` are the server's own event loop at a frame's arrival and at its answer, `beside_ms` what
-    other processes on the same cores take for it (the broker). `before_ms` and `after_ms` are the way from the device
+    other processes on the same cores take for it (the broker), all on a machine whose slots are busy; on an idle one, where
+    every frame wakes everybody up, they take `cold` times as long, and between the two in between. `before_ms` and `after_ms` are the way from the device
     and back, when nothing is in the way; of a cloud tier from the gateway and back. `journal_ms` is what a commit of `every`
-    frames takes in the middle, `journal_p99_ms` what 99 of 100 take at most, 0 for the same. `bytes_per_s` is the way towards it, 0 for no limit.
+    frames takes in the middle. `after_p99_ms` and `journal_p99_ms` are what 99 of 100 take at most, 0 for the same. `bytes_per_s` is the way towards it, 0 for no limit.
     """
 
     v: int = V
@@ -45,9 +46,11 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """0: as many as slots."""
     ingest_ms: Milliseconds = 0.2
     publish_ms: Milliseconds = 0.2
+    cold: Annotated[float, Meta(ge=1, le=100)] = 1.0
     beside_ms: Milliseconds = 0.0
     before_ms: Milliseconds = 0.5
     after_ms: Milliseconds = 0.5
+    after_p99_ms: Milliseconds = 0.0
     journal_ms: Milliseconds = 2.0
     journal_p99_ms: Milliseconds = 0.0
     bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0

@@ -22,6 +22,7 @@ from penstock_sim.plan.host import BURST, Frame, Host, Lane
 from penstock_sim.plan.kernel import Kernel
 from penstock_sim.plan.overflow import Budget, Where, to_cloud
 from penstock_sim.plan.profile import Profile
+from penstock_sim.plan.slots import Delays
 from penstock_sim.plan.work import Sending, Work
 
 ANSWERED: Fate = ("answered", "")
@@ -117,7 +118,9 @@ class _Site:
             for route, model in zip(work.routes, plan.models, strict=True)
         ]
         local = [r.model for r, where in zip(self._routes, plan.where, strict=True) if where != "cloud"]
-        self._before_s, self._after_s = edge.facts.before_ms / 1e3, edge.facts.after_ms / 1e3
+        facts = edge.facts
+        self._before_s = facts.before_ms / 1e3
+        self._after = Delays(facts.after_ms, facts.after_p99_ms, f"{seed} way")
         seeds = itertools.count(seed * 1_000_003)
         make = partial(Host, kernel, most=plan.batch)
         slots = work.threads or edge.slots
@@ -203,7 +206,7 @@ class _Site:
         mix = self._mixes[frame.sending.mix]
         mix.fates[fate] += 1
         if fate == ANSWERED:
-            latency = at + self._after_s - frame.sent
+            latency = at + self._after.take() - frame.sent
             mix.latencies.append(latency)
             mix.late += latency > frame.sending.late_s
 

@@ -15,6 +15,9 @@ from penstock_models.items import Answer, Item, Outcome
 from penstock_sim.plan.kernel import Kernel, Process
 from penstock_sim.plan.profile import Curve, ModelProfile, Profile, at
 
+LATELY_S = 0.25
+"""What was busy counts for so long, fading."""
+
 COLD_S = 0.001
 """A slot that was idle for longer begins cold."""
 
@@ -60,6 +63,7 @@ class Slots:
         self._models: dict[str, ModelProfile] = {}
         self._dice = random.Random(seed)
         self._stolen = 0.0
+        self._lately, self._counted = 0.0, 0.0  # the share that was busy, as of when it was counted
         self._idle_since = deque([0.0] * slots)  # of the slots that are free; the longest idle one goes first
         self._curves: dict[tuple[str, int, int, bool], Curve] = {}
         self._answers: dict[int, list[Outcome]] = {}
@@ -71,6 +75,7 @@ class Slots:
         """Begin a batch of the model that is called as its digest."""
         now, n = self._process.now, len(items)
         idle = now - self._idle_since.popleft() > COLD_S
+        self._count()
         self.busy += 1
         key = digest, n, self.busy, idle
         curve = self._curves.get(key)
@@ -81,6 +86,11 @@ class Slots:
         self.busy_s += took
         self._kernel.at(now + took, self._process, self._end, ends, now + took)
         return ends
+
+    def idle(self) -> float:
+        """The share of the slots that was idle lately."""
+        self._count()
+        return 1.0 - self._lately
 
     def steal(self, seconds: float) -> None:
         """Take processor time for something else: from the batches that run, where no core is free."""
@@ -95,9 +105,16 @@ class Slots:
             ends.mark = self._stolen
             self._kernel.at(planned + debt, self._process, self._end, ends, planned + debt)
             return
+        self._count()
         self.busy -= 1
         self._idle_since.append(planned)
         ends.end()
+
+    def _count(self) -> None:
+        """Let what was busy lately move towards what was busy since it was counted last."""
+        now, share = self._process.now, self.busy / self.slots
+        self._lately = share + (self._lately - share) * math.exp((self._counted - now) / LATELY_S)
+        self._counted = now
 
     def _curve(self, name: str, n: int, busy: int, idle: bool) -> Curve:
         """The measured one; where more run than were measured, they share the cores."""
@@ -113,20 +130,20 @@ class Slots:
         return found
 
 
-class Commits:
-    """What commits of the journal take: log-normal, as disks that are flushed now and then do other work.
+class Delays:
+    """Times of a disk or of a way: log-normal, as both do other work now and then.
 
     Args:
-        middle_s, p99_s: its median and what 99 of 100 take at most.
+        middle_ms, p99_ms: their median and what 99 of 100 take at most, 0 for the same.
     """
 
-    def __init__(self, middle_s: float, p99_s: float, seed: int) -> None:
-        self._middle_s = middle_s
-        self._sigma = math.log(p99_s / middle_s) / Z99 if p99_s > middle_s > 0 else 0.0
-        self._dice = random.Random(f"{seed} journal")
+    def __init__(self, middle_ms: float, p99_ms: float, seed: str) -> None:
+        self._middle_s = middle_ms / 1e3
+        self._sigma = math.log(p99_ms / middle_ms) / Z99 if p99_ms > middle_ms > 0 else 0.0
+        self._dice = random.Random(seed)
 
     def take(self) -> float:
-        """The seconds of one commit."""
+        """The seconds of the next one."""
         if not self._sigma:
             return self._middle_s
         return self._middle_s * math.exp(self._dice.gauss(0.0, self._sigma))
