@@ -54,6 +54,8 @@ reads and commits take more of them at once; nothing here gives out under window
 full load."""
 FITS = 6
 """Rounds in which what is not measured by itself is fitted to the latencies of the calibration."""
+DAMPED = 0.7
+"""Of a difference is made up for in a round: a longer rest makes frames wait longer, too."""
 LEAST_MS = 0.05
 """Of a way."""
 BENCH_S = 2.0
@@ -82,10 +84,12 @@ class Seen(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a run of the calibration tells: what a frame costs each time that it passes the event loop, and beside it."""
+    """What a run of the calibration tells: what a frame costs each time that it passes the event loop, and beside it; what it
+    took in the gateway on average, and in all."""
 
     loop_ms: float
     beside_ms: float
+    within_ms: float
     p50_ms: float
     p99_ms: float
 
@@ -205,7 +209,10 @@ class _Case:
         return self._ways(facts, low, reports)
 
     def _ways(self, facts: Facts, low: Cost, reports: Sequence[BenchReport]) -> Facts:
-        """What the latencies have beyond what is known is the way."""
+        """What frames take in the gateway beyond what is known is a slot's rest; what the latencies have beyond that, the way."""
+        for _ in range(FITS):
+            more_ms = low.within_ms - self._still(facts, reports)["mean_ms"]
+            facts = msgspec.structs.replace(facts, hop_ms=max(0.0, facts.hop_ms + DAMPED * more_ms))
         facts = msgspec.structs.replace(facts, before_ms=LEAST_MS, after_ms=LEAST_MS, after_p99_ms=LEAST_MS)
         for _ in range(FITS):
             still = self._still(facts, reports)
@@ -250,7 +257,10 @@ class _Case:
             here: Where = "edge"
             plan = Plan(tuple(route.model for route in work.routes), (here,) * len(work.routes))
             for draw in range(DRAWS):
-                runs.append(figures(simulate(work, plan, profile, seed=draw), plan, profile, None)[""])
+                outcome = simulate(work, plan, profile, seed=draw)
+                took = [seconds for mix in outcome.mixes.values() for seconds in mix.latencies]
+                found = figures(outcome, plan, profile, None)[""]
+                runs.append({**found, "mean_ms": statistics.fmean(took) * 1e3})
         return {name: statistics.median(run[name] or 0.0 for run in runs) for name in runs[0]}
 
     def _doubt(
@@ -296,7 +306,9 @@ def _cost(found: dict[str, Any], spent: Spent) -> Cost:
     frames, passed = found["sent"], found["sent"] + found["fates"].get("ok", 0)
     beside_s = spent.beside_s + found["cpu_s"]
     latency = found["latency_ms"]
-    return Cost(spent.loop_s / passed * 1e3, beside_s / frames * 1e3, latency["p50"], latency["p99"])
+    return Cost(
+        spent.loop_s / passed * 1e3, beside_s / frames * 1e3, spent.within_ms, latency["p50"], latency["p99"]
+    )
 
 
 def _facts(cost: Cost) -> Facts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -96,11 +97,13 @@ model."""
 
 class Spent(NamedTuple):
     """Processor seconds of the gateway's event loop, and of all that is neither that nor inference: broker, journal. `foreign` is
-    the share of the cores that processes had which have nothing to do with it."""
+    the share of the cores that processes had which have nothing to do with it. `within_ms` is what frames took in the gateway on
+    average."""
 
     loop_s: float
     beside_s: float
     foreign: float
+    within_ms: float
 
 
 def load(broker: Broker, gateway: Gateway, scenario: Path, seed: int) -> tuple[dict[str, Any], Spent]:
@@ -110,7 +113,7 @@ def load(broker: Broker, gateway: Gateway, scenario: Path, seed: int) -> tuple[d
         assert process.stdout is not None
         assert process.stdout.readline() == "warm\n"
         began, busy = time.monotonic(), busy_s()
-        before = _threads(gateway.pid), _threads(broker.pid)
+        before, within = (_threads(gateway.pid), _threads(broker.pid)), _within(gateway)
         line = process.stdout.readline()
         after = _threads(gateway.pid), _threads(broker.pid)
         took, busy = time.monotonic() - began, busy_s() - busy
@@ -124,7 +127,19 @@ def load(broker: Broker, gateway: Gateway, scenario: Path, seed: int) -> tuple[d
     foreign = (busy - sum(ours.values()) - broker_s - found["cpu_s"]) / took / (os.cpu_count() or 1)
     loop_s = ours.pop(gateway.pid)
     inference_s = sum(sorted(ours.values())[-THREADS:])
-    return found, Spent(loop_s, sum(ours.values()) - inference_s + broker_s, foreign)
+    seconds, frames = (after - before for before, after in zip(within, _within(gateway)))
+    beside_s = sum(ours.values()) - inference_s + broker_s
+    return found, Spent(loop_s, beside_s, foreign, seconds / frames * 1e3)
+
+
+def _within(gateway: Gateway) -> tuple[float, float]:
+    """Seconds that answered frames took in the gateway, and how many they were."""
+    page = gateway.get("/metrics")[1].decode()
+    seconds, frames = (
+        sum(map(float, re.findall(rf"^penstock_total_seconds_{part}\S* (\S+)$", page, re.MULTILINE)))
+        for part in ("sum", "count")
+    )
+    return seconds, frames
 
 
 def _threads(pid: int) -> dict[int, float]:

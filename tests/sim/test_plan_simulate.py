@@ -93,6 +93,13 @@ def test_a_way_back_that_varies_delays_answers_and_nothing_else() -> None:
     assert np.percentile(waits(outcome, S), [50, 99]) == pytest.approx([0.001, 0.030], rel=0.15)
 
 
+def test_a_slot_rests_after_each_batch_and_makes_the_next_one_wait() -> None:
+    profile = device(report("m", S), hop_ms=5)
+    asked = work([0.0, 0.0, 0.0])
+    outcome = simulate(asked, edge_only(asked, batch=1), profile)
+    assert waits(outcome) == pytest.approx([n * (S + 0.005) for n in (1, 2, 3)])
+
+
 def test_the_event_loop_takes_longer_the_more_of_the_machine_is_idle() -> None:
     """A frame now and then takes `cold` times as long; where slots are never free, as long as the facts say."""
     profile = device(report("m", S), ingest_ms=1, cold=4, cores=2)

@@ -59,7 +59,7 @@ class Slots:
         self.slots, self.cores = slots, profile.cores
         self.busy = 0
         self.busy_s = 0.0
-        self._kernel, self._process = kernel, process
+        self._kernel, self._process, self._hop_s = kernel, process, profile.facts.hop_ms / 1e3
         self._models: dict[str, ModelProfile] = {}
         self._dice = random.Random(seed)
         self._stolen = 0.0
@@ -81,7 +81,7 @@ class Slots:
         curve = self._curves.get(key)
         if curve is None:
             curve = self._curves[key] = self._curve(*key)
-        took = at(curve, self._dice.random())
+        took = at(curve, self._dice.random()) + self._hop_s
         ends = _Ends(self._outcomes(n), self._stolen)
         self.busy_s += took
         self._kernel.at(now + took, self._process, self._end, ends, now + took)
