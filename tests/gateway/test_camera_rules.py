@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_gateway.camera.freshness import MAX_AGE_S, Backoff, Silence, SourceClock
+from penstock_gateway.camera.freshness import MAX_AGE_S, Silence, SourceClock
 from penstock_gateway.camera.pacer import Pacer, Send, Wait
 from penstock_gateway.camera.pictures import Picture
 
@@ -60,16 +60,6 @@ class TestSilence:
 
     def test_a_fast_camera_is_given_up_before_two_seconds_have_gathered(self) -> None:
         assert Silence.LEAST_S < MAX_AGE_S
-
-
-class TestBackoff:
-    def test_it_doubles_to_its_bound_and_a_stable_connection_starts_anew(self) -> None:
-        backoff = Backoff(0.25, 3.0)
-        waits = [backoff.wait_s(0.0) for _ in range(8)]
-        for wait, bound in zip(waits, [0.25, 0.5, 1, 2, 3, 3, 3, 3]):
-            assert 0.75 * bound <= wait <= bound
-        assert backoff.wait_s(60.0) <= 0.25
-        assert backoff.wait_s(0.1) <= 0.5
 
 
 class TestPacer:

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from penstock_gateway.backoff import Backoff
 from penstock_gateway.mqtt import LinkOptions, Message, Publish
-from penstock_gateway.mqtt.link import Backoff, Dialect, MqttLink
+from penstock_gateway.mqtt.link import Dialect, MqttLink
 from penstock_models.errors import UsageError
 from tests.fakes.link_owner import Owner, running
 from tests.fakes.mqtt_peer import Peer, Session, peer

@@ -1,11 +1,9 @@
-"""The rules that keep pictures fresh: how old one is, when silence means a cut, how long to wait before the next try.
+"""The rules that keep pictures fresh: how old one is, when silence means a cut.
 
 Pure: times come in, on the monotonic clock in seconds.
 """
 
 from __future__ import annotations
-
-import random
 
 PROMISED_S = 2.0
 """No older picture is sent."""
@@ -20,8 +18,6 @@ MAX_AGE_S = PROMISED_S - _UNSEEN_S
 _DRIFT = 0.0005
 """How much faster than ours a camera's clock may run, as a part of the time. A real delay that grows more slowly than
 this goes unseen; a clock that is worse makes pictures look old."""
-
-_STABLE_S = 5.0
 
 
 class SourceClock:
@@ -101,17 +97,3 @@ class Silence:
     def left_s(self, now: float) -> float:
         """How long may still be waited; 0 or less is a cut."""
         return self._last + self.limit_s - now
-
-
-class Backoff:
-    """How long to wait before connecting again: twice as long each time, at most `most_s`, jittered by a quarter."""
-
-    def __init__(self, least_s: float = 0.25, most_s: float = 3.0) -> None:
-        self._least_s, self._most_s = least_s, most_s
-        self._failures = 0
-
-    def wait_s(self, lived_s: float) -> float:
-        """The wait after a connection that brought pictures for `lived_s` (0: none); a stable one starts anew."""
-        self._failures = 1 if lived_s >= _STABLE_S else min(self._failures + 1, 16)
-        bound: float = min(self._most_s, self._least_s * 2 ** (self._failures - 1))
-        return bound * random.uniform(0.75, 1.0)

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from penstock_gateway.backoff import Backoff
 from penstock_gateway.camera import video
 from penstock_gateway.camera.credentials import Credentials
-from penstock_gateway.camera.freshness import Backoff
 from penstock_gateway.camera.location import Kind, Location
 from penstock_gateway.camera.mjpeg import MjpegReader
 from penstock_gateway.camera.pictures import Picture, Reader, SourceLost, SourceRefused, State
@@ -33,6 +33,9 @@ __all__ = ["Credentials", "Location", "Picture", "Source", "SourceLost", "Status
 
 CLOSE_S = 8.0
 """How long a thread may take to notice that it is to end: longer than any wait of a reader."""
+
+_FIRST_S, _LONGEST_S = 0.25, 3.0
+"""Bounds of the wait before a connection that was lost is tried again."""
 
 _REFUSED_S = 30.0
 """The wait after wrong credentials: many cameras lock an account after a few."""
@@ -158,7 +161,7 @@ class Source:
         return self.over or (self.newest is not None and self.newest.number > last)
 
     def _run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(_FIRST_S, _LONGEST_S)
         while not self._stop.is_set():
             wait_s = self._attempt(backoff)
             if wait_s is None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import random
 from collections import Counter
 
+from penstock_gateway.backoff import Backoff
 from penstock_gateway.mqtt import LinkOptions, LinkState, OnAcked, OnMessages, Publish, Traffic, encode, tls
 from penstock_gateway.mqtt.acks import AckWindow
 from penstock_gateway.mqtt.connection import Connection
@@ -23,7 +23,6 @@ _WRITES_A_TICK = 4
 """Writes of up to 256 KiB before other callbacks have their turn."""
 
 _HANGUPS = 2
-_STABLE_S = 5.0
 
 
 class Dialect:
@@ -56,20 +55,6 @@ class Dialect:
         self.protocol = 4 if self.protocol == 5 else 5
         self._hangups = 0
         self._accepted = False
-
-
-class Backoff:
-    """Full jitter: a random wait below a bound that doubles, so that a fleet does not come back in one wave."""
-
-    def __init__(self, minimum_s: float, maximum_s: float) -> None:
-        self._minimum_s = minimum_s
-        self._maximum_s = maximum_s
-        self._failures = 0
-
-    def wait_s(self, lasted_s: float) -> float:
-        """How long to wait after a connection that lasted `lasted_s` (0 for none): a stable one resets the bound."""
-        self._failures = 0 if lasted_s >= _STABLE_S else min(self._failures + 1, 32)
-        return random.uniform(0, min(self._maximum_s, self._minimum_s * 2**self._failures))
 
 
 class MqttLink:
