@@ -1,6 +1,7 @@
 """Faults happen at their times, to what they name, and are undone: of the link, of processes, of devices."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from penstock_models.errors import UsageError
+from penstock_models.errors import PenstockError, UsageError
 from penstock_sim.faults.proxy import LinkProxy
 from penstock_sim.load.fleet import Fleet
 from penstock_sim.run import device_faults, timeline
+from penstock_sim.run.accelerator import lose
 from penstock_sim.run.local import LocalSite
 from penstock_sim.scenario import Stream
 from penstock_sim.scenario import faults as f
@@ -227,3 +229,11 @@ def test_a_fault_knows_its_end_and_its_word() -> None:
         4,
     )
     assert f.kind(f.HostilePayloads(at_s=1, for_s=1)) == "hostile"
+
+
+def test_a_library_that_a_killed_run_took_away_is_brought_back(tmp_path: Path) -> None:
+    library = tmp_path / "libnpu.so"
+    library.with_name("libnpu.so.lost").write_bytes(b"\x7fELF")
+    with pytest.raises(PenstockError, match="found none"):
+        lose(library, os.getpid())
+    assert [file.name for file in tmp_path.iterdir()] == ["libnpu.so"]

@@ -191,3 +191,13 @@ def test_a_full_disk_is_called_so_and_ends_the_writing_alone(
         f"expected to write {tmp_path / 'run'}: the disk is full; what is there is kept, and is not complete"
     )
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_run_that_never_began_leaves_nothing_but_the_logs_of_others(tmp_path: Path) -> None:
+    for name, others in (("run", ()), ("logged", ("gateway.log",))):
+        writer = Writer(tmp_path / name, TEXT)
+        for other in others:
+            (tmp_path / name / other).write_text("why")
+        writer.close(None)
+        left = sorted(file.name for file in tmp_path.glob(f"{name}/*"))
+        assert (left, (tmp_path / name).exists(), writer.problem) == ([*others], bool(others), "")

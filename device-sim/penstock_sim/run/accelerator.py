@@ -12,7 +12,7 @@ import psutil
 from penstock_models.errors import PenstockError
 
 _AWAY = ".lost"
-"""What the library is called meanwhile; a run that was killed leaves it so."""
+"""What the library is called meanwhile; a run that was killed leaves it so, until the next one looks for it."""
 
 
 def lose(library: Path, gateway: int) -> Callable[[], None]:
@@ -24,6 +24,9 @@ def lose(library: Path, gateway: int) -> Callable[[], None]:
     Raises:
         PenstockError: no such library, or nobody has it loaded: there is nothing to lose.
     """
+    away = library.with_name(library.name + _AWAY)
+    if away.exists() and not library.exists():
+        _move(away, library)
     users = [
         child for child in psutil.Process(gateway).children(recursive=True) if _has_loaded(child, library)
     ]
@@ -32,18 +35,18 @@ def lose(library: Path, gateway: int) -> Callable[[], None]:
             f"expected a model's process that has {library} loaded, found none: does the gateway run one there, with"
             ' `isolation = "process"`?'
         )
-    away = library.with_name(library.name + _AWAY)
-    try:
-        library.rename(away)
-    except OSError as error:
-        raise PenstockError(f"expected to take {library} away: {error.strerror}") from None
+    _move(library, away)
     for child in users:
         os.kill(child.pid, signal.SIGSEGV)
 
-    def bring_back() -> None:
-        away.rename(library)
+    return lambda: _move(away, library)
 
-    return bring_back
+
+def _move(old: Path, new: Path) -> None:
+    try:
+        old.rename(new)
+    except OSError as error:
+        raise PenstockError(f"expected to move {old} to {new}: {error.strerror}") from None
 
 
 def _has_loaded(process: psutil.Process, library: Path) -> bool:

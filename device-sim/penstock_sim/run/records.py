@@ -11,6 +11,7 @@ run: what is there is marked incomplete.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ class Writer:
         self._write(self._events, event)
 
     def close(self, summary: Summary | None) -> None:
-        """Write the summary, where there is one."""
+        """Write the summary, where there is one; a run that never began leaves nothing of ours."""
         if summary is not None and not self.problem:
             self._conclude(summary)
         for stream in (self._series, self._events):
@@ -120,6 +121,18 @@ class Writer:
                 stream.close()
             except OSError as error:
                 self._stop(error)
+        if summary is None and not self.problem:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Leave no files where nothing happened, and no folder without a file."""
+        lines = [self.folder / name for name in ("series.ndjson", "events.ndjson")]
+        if any(file.stat().st_size for file in lines):
+            return
+        for file in (*lines, self.folder / "scenario.toml"):
+            file.unlink()
+        with contextlib.suppress(OSError):  # the logs of a gateway that did not start say why
+            self.folder.rmdir()
 
     def _conclude(self, summary: Summary) -> None:
         """All of it or nothing: a run without it is one that was cut off."""

@@ -141,8 +141,7 @@ class Work:
     async def _until_stop(self, orders: AsyncIterator[wire.ToWorker], sending: asyncio.Task[None]) -> None:
         async for order in orders:
             if isinstance(order, wire.Stop):
-                self._stopped = True
-                sending.cancel()
+                self._stopped = sending.cancel()  # False where all was sent already
                 return
 
     async def _tell(self, begin_s: float) -> None:
@@ -160,9 +159,15 @@ class Work:
         self._sent = sent
         fleet, sending = self._fleet, self._sending
         second = wire.Second(
-            self._seconds, mixes, fleet.connected, sending.held, sending.unsent.total(), sending.lag_ms.percentile(99),
-            fleet.traffic.received, fleet.traffic.sent,
-        )  # fmt: skip
+            number=self._seconds,
+            mixes=mixes,
+            connected=fleet.connected,
+            held=sending.held,
+            unsent=sending.unsent.total(),
+            lag_p99_ms=sending.lag_ms.percentile(99),
+            bytes_received=fleet.traffic.received,
+            bytes_sent=fleet.traffic.sent,
+        )
         self._seconds += 1
         say(second)
 
@@ -183,17 +188,17 @@ class Work:
                 streams[device.mix][f"{stream.stream.device}/{stream.stream.stream}"] = stream.report()
         fleet, sending = self._fleet, self._sending
         return wire.Done(
-            streams,
-            {str(why): count for why, count in sending.unsent.items() if count},
-            sending.lag_ms.summary(),
-            sending.behind,
-            sending.sent_lag_ms.summary(),
-            dict(fleet.lost),
-            fleet.refused,
-            fleet.tracker.foreign,
-            fleet.tracker.undecodable,
-            self._stopped,
-            fleet.tracker.offset.bounds_ms,
+            streams=streams,
+            unsent={str(why): count for why, count in sending.unsent.items() if count},
+            lag_ms=sending.lag_ms.summary(),
+            behind=sending.behind,
+            sent_lag_ms=sending.sent_lag_ms.summary(),
+            lost_connections=dict(fleet.lost),
+            refused=fleet.refused,
+            foreign=fleet.tracker.foreign,
+            undecodable=fleet.tracker.undecodable,
+            stopped=self._stopped,
+            offset_ms=fleet.tracker.offset.bounds_ms,
         )
 
 
