@@ -11,7 +11,7 @@ from penstock_sim.measure.figures import EMPTY
 from penstock_sim.measure.window import MixSecond, Window
 from penstock_sim.run import wire
 from penstock_sim.run.judge import judge
-from penstock_sim.run.records import Machine, Row, Summary, Writer
+from penstock_sim.run.records import Event, Machine, Row, Summary, Writer
 from penstock_sim.run.sampler import GatewaySample, ProcessSample
 from penstock_sim.scenario import read
 
@@ -185,7 +185,9 @@ def test_a_start_that_the_gateway_forgot_is_a_difference(tmp_path: Path) -> None
 def test_a_gateway_that_could_not_be_asked_leaves_the_books_one_sided(tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text(TEXT.format(objectives='"answered == 10"', faults=""))
     loaded = read(tmp_path / "two.toml")
-    Writer(tmp_path / "run", loaded.text).close(None)
+    writer = Writer(tmp_path / "run", loaded.text)
+    writer.event(Event(0.5, "link_cut", "", True))
+    writer.close(None)
     done = wire.Done({"cam": {"c": report(10)}, "vib": {}}, {}, NONE, 0, NONE, {}, 0, 0, 0, False)
     found = judge(loaded, "r", 5, done, tmp_path / "run", None, None, 1, MACHINE, ())
     assert (found.ledger, found.differences, found.ok) == (None, (), True)
