@@ -89,7 +89,6 @@ def measure(
     servable = Servable.open(bundle)
     load_ms = (time.perf_counter() - begun) * 1e3
     try:
-        servable.warm(threads)
         sizes = sorted(set(batches)) or batch_sizes(servable.info.max_batch)
         cases = _cases(sizes, threads)
         # Items of one stream run in order when a model carries state, so each has a stream of its own.
@@ -167,6 +166,8 @@ def _row(
     """
     for batch in items:
         _warm_up(servable, batch)
+    servable.make_ready(len(items))
+    _warm_up(servable, items[0])
     found: list[list[float]] = [[] for _ in items]
     tell = [advance, *([lambda part: None] * (len(items) - 1))]
     threads = [

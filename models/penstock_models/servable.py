@@ -185,9 +185,13 @@ class Servable:
     def warm(self, runs: int = 1) -> None:
         """Run batches of every size that it will be given, note their times in `info`, and make ready for so many at once."""
         batch_ms = self._proof.warm()
-        self._session.warmed(runs)
+        self.make_ready(runs)
         self.probe()  # the run that it still wants; the answers were proven before
         self.info = msgspec.structs.replace(self.info, batch_ms=batch_ms, max_batch=self._engine.max_batch)
+
+    def make_ready(self, runs: int) -> None:
+        """Make ready for so many runs at once, of every size that has run; the next run is a slow one."""
+        self._session.warmed(runs)
 
     def close(self) -> None:
         """Free the session; runs in progress end first by themselves."""
