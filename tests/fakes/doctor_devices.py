@@ -17,6 +17,9 @@ from penstock_sim.doctor.seen import Limits
 from penstock_sim.doctor.streams import Rules
 from tests.sim.patient import JPEG, PNG
 
+LOGGING = "log_type all\nconnection_messages true\nmax_inflight_messages 100\nmax_queued_messages 10000"
+"""A broker's configuration whose log says who connects when."""
+
 SECONDS = 9.0
 BEAT_S = 0.1
 WAIT_S = 10.0

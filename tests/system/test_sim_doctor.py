@@ -22,6 +22,7 @@ from tests.fakes.doctor_devices import (
     BEAT_S,
     FAULTS,
     HEALTHY,
+    LOGGING,
     RULES,
     SECONDS,
     WAIT_S,
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
-    with mosquitto("log_type all\nconnection_messages true\nmax_inflight_messages 100\nmax_queued_messages 10000") as broker:  # fmt: skip
+    with mosquitto(LOGGING) as broker:
         yield broker
 
 

@@ -16,6 +16,7 @@ import pytest
 from penstock_models.main import main
 from tests.fakes.broker import Broker, mosquitto
 from tests.fakes.doctor_devices import (
+    LOGGING,
     WAIT_S,
     Device,
     Story,
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
-    with mosquitto("log_type all\nconnection_messages true\nmax_inflight_messages 100\nmax_queued_messages 10000") as broker:  # fmt: skip
+    with mosquitto(LOGGING) as broker:
         yield broker
 
 

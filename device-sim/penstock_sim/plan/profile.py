@@ -34,9 +34,11 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     `ingest_ms` and `publish_ms` are the server's own event loop at a frame's arrival and at its answer, `beside_ms` what
     other processes on the same cores take for it (the broker), all on a machine whose slots are busy; on an idle one, where
-    every frame wakes everybody up, they take `cold` times as long, and between the two in between. `hop_ms` is a slot's rest after a batch, until its end was heard and the next one has begun. `before_ms` and `after_ms` are the way from the device
-    and back, when nothing is in the way; of a cloud tier from the gateway and back. `journal_ms` is what a commit of `every`
-    frames takes in the middle. `after_p99_ms` and `journal_p99_ms` are what 99 of 100 take at most, 0 for the same. `bytes_per_s` is the way towards it, 0 for no limit.
+    every frame wakes everybody up, they take `cold` times as long, and between the two in between. `hop_ms` is a slot's
+    rest after a batch, until its end was heard and the next one has begun. `before_ms` and `after_ms` are the way from the
+    device and back, when nothing is in the way; of a cloud tier from the gateway and back. `journal_ms` is what a commit of
+    `every` frames takes in the middle. `after_p99_ms` and `journal_p99_ms` are what 99 of 100 take at most, 0 for the same.
+    `bytes_per_s` is the way towards it, 0 for no limit.
     """
 
     v: int = V

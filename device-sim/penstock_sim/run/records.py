@@ -127,11 +127,11 @@ class Writer:
     def _clear(self) -> None:
         """Leave no files where nothing happened, and no folder without a file."""
         lines = [self.folder / name for name in ("series.ndjson", "events.ndjson")]
-        if any(file.stat().st_size for file in lines):
-            return
-        for file in (*lines, self.folder / "scenario.toml"):
-            file.unlink()
-        with contextlib.suppress(OSError):  # the logs of a gateway that did not start say why
+        with contextlib.suppress(OSError):  # the logs of a gateway that did not start stay, and say why
+            if any(file.stat().st_size for file in lines):
+                return
+            for file in (*lines, self.folder / "scenario.toml"):
+                file.unlink()
             self.folder.rmdir()
 
     def _conclude(self, summary: Summary) -> None:

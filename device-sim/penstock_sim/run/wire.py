@@ -88,7 +88,7 @@ def _encoded(value: Any) -> Any:
             return [points.tolist() for points in value.points]
         case Path():
             return str(value)
-    raise NotImplementedError(type(value))
+    raise TypeError(f"expected a load or a path beside what JSON has, came {type(value)}")
 
 
 def _decoded(kind: type, value: Any) -> Any:
