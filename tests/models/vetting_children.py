@@ -1,4 +1,4 @@
-"""The vetting children of a process as the tests see them from outside."""
+"""The vetting children of a process as the tests see them from outside, and limits for them."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,10 @@ from pathlib import Path
 import psutil
 
 from penstock_models.vetting.attempt import CHILD
+from penstock_models.vetting.verdict import Limits
+
+QUICK = Limits(cpu_s=1, wall_s=50)
+PATIENT = Limits(cpu_s=60, wall_s=50)
 
 
 def descendants(of: int | None = None) -> list[int]:

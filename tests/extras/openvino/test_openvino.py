@@ -43,8 +43,8 @@ from penstock_models.versions.config import ModelConfig
 from tests.conftest import ROOT
 from tests.models.hosted import pid_of
 from tests.models.loaded import bundle, fates, floats, looper, output, picker, scaler
+from tests.models.model_caches import size
 from tests.models.onnx_files import autoencoder, classifier, model, tensor
-from tests.models.test_devices_cache import size
 from tests.models.test_serving import put, serving
 
 PREFERRED = ("openvino", "cpu")
