@@ -23,7 +23,8 @@ from paho.mqtt.client import MQTTMessage
 
 from penstock_gateway.camera.freshness import MAX_AGE_S
 from tests.fakes.broker import Broker
-from tests.fakes.cameras import Camera, number_of
+from tests.fakes.camera import Camera
+from tests.fakes.camera_pictures import number_of
 from tests.fakes.clients import WAIT_S, Client
 
 STOP_S = 15.0

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from penstock_gateway.camera.freshness import MAX_AGE_S
 from penstock_gateway.camera.sources import Credentials, Location, Source
-from tests.fakes.cameras import Camera, number_in, number_of
+from tests.fakes.camera import Camera
+from tests.fakes.camera_pictures import number_in, number_of
 
 WAIT_S = 10.0
 

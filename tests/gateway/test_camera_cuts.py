@@ -9,8 +9,10 @@ import pytest
 from penstock_gateway.camera.freshness import PROMISED_S
 from penstock_gateway.camera.pictures import State
 from penstock_gateway.camera.sources import Location, Source
+from tests.fakes.camera import Camera
+from tests.fakes.camera_mjpeg import MjpegCamera
+from tests.fakes.camera_rtsp import RtspCamera
 from tests.fakes.camera_watch import wait_for, watched
-from tests.fakes.cameras import Camera, MjpegCamera, RtspCamera
 
 KINDS = pytest.mark.parametrize("kind", [MjpegCamera, RtspCamera])
 

@@ -10,8 +10,9 @@ import pytest
 
 from penstock_gateway.camera.freshness import MAX_AGE_S, PROMISED_S
 from penstock_gateway.camera.sources import Location, Source
+from tests.fakes.camera_mjpeg import MjpegCamera
+from tests.fakes.camera_rtsp import H264Camera, RtspCamera
 from tests.fakes.camera_watch import WAIT_S, watched
-from tests.fakes.cameras import H264Camera, MjpegCamera, RtspCamera
 
 KINDS = pytest.mark.parametrize("kind", [MjpegCamera, RtspCamera])
 

@@ -16,8 +16,11 @@ from penstock_gateway.camera.pictures import Picture, SourceLost, SourceRefused,
 from penstock_gateway.camera.sources import Credentials, Location, Source, open_reader
 from penstock_gateway.camera.video import VideoReader
 from penstock_models.errors import PenstockError, UsageError
+from tests.fakes.camera import Camera
+from tests.fakes.camera_mjpeg import MjpegCamera
+from tests.fakes.camera_pictures import jpeg, number_in, number_of, painted
+from tests.fakes.camera_rtsp import RtspCamera
 from tests.fakes.camera_watch import WAIT_S, watched
-from tests.fakes.cameras import Camera, MjpegCamera, RtspCamera, jpeg, number_in, number_of, painted
 
 PASSWORD = "p@ss:w/rd %41"
 LOGIN = Credentials("admin", PASSWORD, "door.login")

@@ -14,8 +14,11 @@ import pytest
 
 from penstock_gateway.embedded import amqtt_broker
 from tests.fakes.broker import mosquitto
+from tests.fakes.camera import Camera
+from tests.fakes.camera_mjpeg import MjpegCamera
+from tests.fakes.camera_pictures import painted
 from tests.fakes.camera_process import Frame, FrameEar, camera, check_books, check_fresh
-from tests.fakes.cameras import Camera, MjpegCamera, RtspCamera, painted
+from tests.fakes.camera_rtsp import RtspCamera
 from tests.fakes.gateway_site import device_route, site
 
 pytestmark = pytest.mark.system

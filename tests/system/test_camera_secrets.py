@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.broker import mosquitto
+from tests.fakes.camera import Camera
+from tests.fakes.camera_mjpeg import MjpegCamera
 from tests.fakes.camera_process import FrameEar, camera, check_books
-from tests.fakes.cameras import Camera, MjpegCamera, RtspCamera
+from tests.fakes.camera_rtsp import RtspCamera
 
 pytestmark = pytest.mark.system
 
