@@ -28,6 +28,18 @@ async def test_the_newest_is_served_and_a_newer_one_takes_over_without_a_gap(wor
     assert world.loader.log == ["load m:2", "load m:3", "unload m:2"]
 
 
+async def test_a_version_that_a_label_keeps_does_not_stand_in_for_the_newest(world: World) -> None:
+    await world.serve(1, labels={"stable": 1})
+    await world.put(2)
+    world.loader.at_once.clear()
+    await world.put(3)
+    assert world.states()["m:3"] == "loading" and world.available("m") == {1, 2}
+    world.loader.at_once.set()
+    await world.settle()
+    assert world.available("m") == {1, 3}
+    assert world.loader.log == ["load m:1", "load m:2", "load m:3", "unload m:2"]
+
+
 async def test_resource_makes_room_first(world: World) -> None:
     await world.serve(1, transition="resource")
     await world.put(2)

@@ -84,6 +84,8 @@ def test_what_a_policy_wants(rule: policy.Policy, expected: set[int]) -> None:
         ([life(1), life(2)], (1, 7), {1, 2}),  # a label or a route names 1; 7 does not exist
         ([life(1, kept=True), life(2)], (), {1, 2}),  # until 2 is there, what served before does
         ([life(1, kept=True), life(2, state="available")], (), {2}),
+        # What a label keeps does not stand in for it.
+        ([life(1, state="available"), life(2, kept=True), life(3)], (1,), {1, 2, 3}),
     ],
 )
 def test_what_is_aspired(offered: list[Life], named: tuple[int, ...], expected: set[int]) -> None:

@@ -71,6 +71,13 @@ def failed(version: int, due: float, **facts: Any) -> Life:
         ([life(1, "loading", aspired=False), new(2)], Load(2), Wait()),
         ([available(1), new(2)], Load(2), Load(2)),  # both are wanted
         ([available(1), available(2)], Wait(), Wait()),
+        # One that a label keeps does not stand in for the one that a newer is to replace.
+        ([available(1), available(2, aspired=False), new(3, ready=False)], Prepare(3), Prepare(3)),
+        ([available(1), available(2, aspired=False), new(3)], Load(3), Unload(2)),
+        ([available(1), available(2, aspired=False), life(3, "loading")], Wait(), Wait()),
+        ([available(1), available(2, aspired=False), failed(3, math.inf)], Unload(2), Unload(2)),
+        # A step back waits for nothing.
+        ([available(1), available(3, aspired=False), new(2)], Unload(3), Unload(3)),
         # A failed one waits for its time, and costs the old one nothing.
         ([available(1, aspired=False), failed(2, LATER)], Wait(LATER), Wait(LATER)),
         ([available(1, aspired=False), failed(2, math.inf)], Wait(), Wait()),

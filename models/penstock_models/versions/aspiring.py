@@ -18,7 +18,8 @@ def aspired(rule: Policy, offered: Collection[Life], named: Collection[int]) -> 
     """
     versions = {life.version for life in offered}
     standby = policy.aspired(rule, {life.version for life in offered if not life.attempts})
-    chosen = policy.aspired(rule, versions) | standby | (frozenset(named) & versions)
+    chosen = policy.aspired(rule, versions) | standby
+    wanted = chosen | (frozenset(named) & versions)
     if not any(life.state == "available" for life in offered if life.version in chosen):
-        chosen |= {life.version for life in offered if life.kept}
-    return chosen
+        wanted |= {life.version for life in offered if life.kept}
+    return wanted

@@ -4,7 +4,8 @@ TensorFlow Serving's two policies. `availability`: the highest aspired version i
 aspired goes only when nothing is aspired, an aspired one is available, or another un-aspired one still is.
 `resource`: every un-aspired version goes first, then the aspired one is loaded, for boxes that cannot hold both. Two
 things are added: a version is prepared (copied, verified, measured) before anything goes for its sake, so that a broken one
-costs nothing; and a version that served before a restart comes before all others.
+costs nothing; and a version that served before a restart comes before all others. One thing differs: an older version that
+a label keeps does not stand in for the one that a newer is to replace, as `MODEL` alone would answer by it meanwhile.
 """
 
 from __future__ import annotations
@@ -68,11 +69,19 @@ def _to_unload(lives: Collection[Life], transition: Transition, now: float) -> L
         return None
     lowest = min(leaving, key=lambda life: life.version)
     aspired = [life for life in lives if life.aspired]
-    if not aspired or any(life.state == "available" for life in aspired):
+    if not aspired or _replaced(lowest, aspired):
         return lowest
     if transition == "availability":
         return lowest if len(leaving) > 1 else None
     return lowest if any(life.idle and life.ready and life.due <= now for life in aspired) else None
+
+
+def _replaced(leaving: Life, aspired: Collection[Life]) -> bool:
+    """Something aspired serves in its place: of an older one, which a label keeps, only where nothing newer is to come."""
+    serving = max((life.version for life in aspired if life.state == "available"), default=0)
+    newer = (life for life in aspired if life.version > leaving.version)
+    upgrades = any(life.state != "available" and life.due < math.inf for life in newer)
+    return serving > leaving.version or (serving > 0 and not upgrades)
 
 
 def _holds_memory(life: Life) -> bool:
