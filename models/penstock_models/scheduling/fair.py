@@ -3,8 +3,8 @@
 The rule is Earliest Eligible Virtual Deadline First (Stoica and Abdel-Wahab, 1995) with the deadlines that the requests
 really have. The virtual clock stands at the mean, by weight, of what those in line got: a request moves it by one over the
 sum of the weights. Who was served moves ahead by one over its own weight, and is eligible again when the clock has caught up.
-Who was idle starts at the clock, or one request behind it at most: idling earns next to nothing. Who leaves takes what it
-got along, so that those who stay are owed nothing for it. Where nobody has a deadline, who had least goes first (Start-time
+Who leaves takes what it got along, so that those who stay are owed nothing for it, and comes back as far behind the others
+as it left them, or one request more at most: idling earns next to nothing. Where nobody has a deadline, who had least goes first (Start-time
 Fair Queueing).
 """
 
@@ -27,15 +27,16 @@ _orders = itertools.count(1)
 class Entry:
     """Somebody who may stand in a line. `line` is where, None while it does not.
 
-    `virtual` is how much it got, in the time of `last`, the line that it last stood in. `order` is its place among those
-    that are as urgent, 0 while it stands nowhere.
+    `virtual` is how much it got, in the time of `last`, the line that it last stood in, and `owed` by how much that was less
+    than the mean of those whom it left there. `order` is its place among those that are as urgent, 0 while it stands nowhere.
     """
 
-    __slots__ = ("last", "line", "order", "virtual", "weight")
+    __slots__ = ("last", "line", "order", "owed", "virtual", "weight")
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
         self.virtual = 0.0
+        self.owed = 0.0
         self.order = 0
         self.line: Any = None
         self.last: Any = None
@@ -63,13 +64,15 @@ class FairLine(Generic[E]):
     def add(self, entry: E, deadline: float | None = None) -> None:
         """Let somebody stand here whose most urgent request has that deadline.
 
-        Who comes back is owed what it missed, up to one request: it was away to be served, or had nothing for a moment.
+        Who comes back is owed what it missed, up to one request: it was away to be served, or had nothing for a moment. What
+        it was owed before is not forgotten for that.
         """
         entry.line = self
         self._count += 1
         self._weight += entry.weight
         if entry.last is self:
-            entry.virtual = max(entry.virtual, self._clock - 1.0 / entry.weight - NEWCOMER)
+            owed = entry.owed + 1.0 / entry.weight + NEWCOMER
+            entry.virtual = max(entry.virtual, self._clock - owed)
             self._clock += (entry.virtual - self._clock) * entry.weight / self._weight
         else:
             entry.virtual = self._clock - NEWCOMER
@@ -84,7 +87,10 @@ class FairLine(Generic[E]):
         self._weight -= entry.weight
         if self._count:
             self._clock += (self._clock - entry.virtual) * entry.weight / self._weight
+            # One that was served once too often is ahead by one over its weight: so is, at most, the mean of such.
+            entry.owed = min(max(self._clock - entry.virtual, 0.0), self._count / self._weight)
         else:
+            entry.owed = 0.0
             self._weight = 0.0  # what rounding left
             self._ready.clear()
             self._ahead.clear()
@@ -112,6 +118,11 @@ class FairLine(Generic[E]):
             if ready:
                 return ready[0][2]
             self._clock = self._ahead[0][0]  # by what rounding left, nobody is at the mean
+
+    def rounds(self, entry: E) -> float:
+        """How many turns are taken here while this one, that stands here or will, has one of them."""
+        weight = self._weight if entry.line is self else self._weight + entry.weight
+        return weight / entry.weight
 
     def entries(self) -> list[E]:
         """All that stand here, in no order."""

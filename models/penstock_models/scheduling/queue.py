@@ -89,7 +89,6 @@ class VersionQueue:
         self.waiting = 0
         self._shares: tuple[dict[Share, _Turns], dict[Share, _Turns]] = ({}, {})
         self._lines: tuple[FairLine[_Turns], FairLine[_Turns]] = (FairLine(), FairLine())  # live, historical
-        self._standing = 0
         self._busy: set[Flow] = set()  # of those that wait here
         self._deadlines: list[tuple[float, int, Request]] = []
         self._order = 0
@@ -194,8 +193,13 @@ class VersionQueue:
         return self._deadlines[0][0] if self._deadlines else NO_DEADLINE
 
     def ahead(self, flow: Flow) -> int:
-        """About how many requests run before one that this flow gives now: as many rounds as it has waiting itself."""
-        return min(self.waiting, len(flow.waiting) * max(1, self._standing))
+        """About how many requests run before one that this flow gives now: as many rounds as it has waiting itself, and in
+        each those that the others in its line are due, and then the other shares.
+        """
+        rank = flow.waiting[0].rank
+        level, turns = self._turns_of(flow.share, rank)
+        rounds = turns.of_rank(rank).rounds(flow) * self._lines[level].rounds(turns)
+        return min(self.waiting, round(len(flow.waiting) * rounds))
 
     def adopt(self, flow: Flow) -> None:
         """Take over what a flow has waiting in another version's queue, behind a batch there that runs too."""
@@ -290,6 +294,14 @@ class VersionQueue:
             flow.busy = True
             self._busy.add(flow)
 
+    def _turns_of(self, share: Share, rank: int) -> tuple[bool, _Turns]:
+        """The turns of a share among those that live or historical requests are for, and which of the two."""
+        historical = rank >= HISTORICAL_RANK
+        turns = self._shares[historical].get(share)
+        if turns is None:
+            turns = self._shares[historical][share] = _Turns(share.weight)
+        return historical, turns
+
     def _stand(self, flow: Flow) -> None:
         """Put a flow where its first request belongs; out of line where it has none."""
         if not flow.waiting:
@@ -297,10 +309,7 @@ class VersionQueue:
                 self._leave(flow)
             return
         request = flow.waiting[0]
-        level = request.rank >= HISTORICAL_RANK
-        turns = self._shares[level].get(flow.share)
-        if turns is None:
-            turns = self._shares[level][flow.share] = _Turns(flow.share.weight)
+        level, turns = self._turns_of(flow.share, request.rank)
         line = turns.of_rank(request.rank)
         if flow.line is line:
             line.move(flow, request.deadline)
@@ -308,7 +317,6 @@ class VersionQueue:
         if flow.line is not None:
             self._leave(flow)
         line.add(flow, request.deadline)
-        self._standing += 1
         turns.ranks |= 1 << request.rank
         if turns.line is None:
             shares = self._lines[level]
@@ -319,7 +327,6 @@ class VersionQueue:
     def _leave(self, flow: Flow) -> None:
         line: _Line = flow.line
         line.leave(flow)
-        self._standing -= 1
         if not len(line):
             turns = line.turns
             turns.ranks &= ~(1 << line.rank)
