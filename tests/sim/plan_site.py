@@ -8,8 +8,9 @@ import numpy as np
 
 from penstock_models.measure import QUANTILES, BenchReport, Row
 from penstock_sim.load.schedule import Times
+from penstock_sim.plan.curve import Curve
 from penstock_sim.plan.overflow import Where
-from penstock_sim.plan.profile import Curve, Facts, ModelProfile, Profile
+from penstock_sim.plan.profile import Facts, ModelProfile, Profile
 from penstock_sim.plan.simulate import Outcome, Plan
 from penstock_sim.plan.work import Route, Sending, Work
 

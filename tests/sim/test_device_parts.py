@@ -23,7 +23,7 @@ from penstock_sim.device.fresh import Fresh
 from penstock_sim.device.kept import Kept
 from penstock_sim.device.message import Frame, check, image_type, is_numbered, message
 from penstock_sim.device.results import Results
-from penstock_sim.device.session import Shared
+from penstock_sim.device.shared import Shared
 from penstock_sim.store import Receipt
 from tests.fakes.powercut import PowerCutDisk
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from penstock_models.errors import UsageError
 from penstock_models.measure import QUANTILES, BenchReport, Row
-from penstock_sim.plan.profile import Facts, ModelProfile, at, mean, middle, read
+from penstock_sim.plan.curve import at, mean, middle
+from penstock_sim.plan.profile import Facts, ModelProfile, read
 from tests.sim.plan_site import report
 
 

@@ -1,15 +1,13 @@
 """`Device`: what a device's own code uses. Plain calls from any thread; the connection lives in a thread of the kit.
 
-Owns the calls and their arguments. Leaves to others: what is sent when (`session`, `kept`, `fresh`), the wire
-(`message`), the disk (`disk`).
+Owns the calls and their arguments. Leaves to others: the thread (`thread`), what is sent when (`session`, `kept`,
+`fresh`), the wire (`message`), the disk (`disk`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,40 +19,18 @@ from numpy.typing import ArrayLike
 
 from penstock_gateway.topics import is_name
 from penstock_gateway.wire import Result
-from penstock_models.errors import PenstockError, UsageError, told
+from penstock_models.errors import PenstockError, UsageError
 from penstock_sim.device.connect import Files, link_options
 from penstock_sim.device.disk import Disk
 from penstock_sim.device.fresh import Fresh
 from penstock_sim.device.kept import Kept, Limits
 from penstock_sim.device.message import TENSOR, Frame, check, image_type, tensor
 from penstock_sim.device.results import OnResult
-from penstock_sim.device.session import Session, Shared
+from penstock_sim.device.session import Session
+from penstock_sim.device.shared import Counters, Shared
+from penstock_sim.device.thread import SessionThread
 
 log = logging.getLogger(__name__)
-
-_JOIN_S = 5.0
-
-
-class Counters(msgspec.Struct, frozen=True):
-    """What became of the frames so far. `sent` counts each once, `again` its further sendings.
-
-    Of the kept ones `receipted` are safe, `waiting` wait for their receipt, `forgotten` had to go since the limit was
-    reached, `unproven` could not be numbered (an image on MQTT 3.1.1). Of the others `stale` were too old or too many to
-    be sent, `dropped` went with a connection. `refused` messages the broker did not take, `unread` results nobody read.
-    """
-
-    sent: int
-    again: int
-    receipted: int
-    waiting: int
-    forgotten: int
-    unproven: int
-    stale: int
-    dropped: int
-    refused: int
-    unread: int
-    undecodable: int
-    connections: int
 
 
 class Device:
@@ -115,20 +91,12 @@ class Device:
         user = username or (name if password_file else None)
         options = link_options(url, prefix, kinds, user, password_file, Files(ca, cert, key), protocol)
         self._seq: dict[str, int] = {}
-        self._pumping = self._closed = False
-        self._failure = ""
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         disk = Disk(Path(store), name) if store is not None else None
         try:
             self._shared = Shared(disk, fresh_s)
             self._restore()
-            self._session = Session(self._shared, options, prefix)
-            started = threading.Event()
-            self._thread = threading.Thread(
-                target=self._serve, args=(started,), name=f"device-{name}", daemon=True
-            )
-            self._thread.start()
-            started.wait()
+            self._thread = SessionThread(name, Session(self._shared, options, prefix), self._shared)
         except BaseException:
             if disk is not None:
                 disk.close()
@@ -177,7 +145,7 @@ class Device:
                 lane = self._lane_of(stream)
                 frame = self._number(frame)
                 lane.put(frame, time.monotonic())
-            self._wake()
+            self._thread.wake()
         return frame.seq
 
     def _keep(self, frame: Frame) -> Frame:
@@ -185,7 +153,7 @@ class Device:
         if frame.nbytes > self._limits.nbytes:
             most = self._limits.nbytes
             raise UsageError(f"expected a frame of at most {most} bytes to keep, came {frame.nbytes}")
-        if self._wait_s > 0 and threading.current_thread() is not self._thread:
+        if self._wait_s > 0 and not self._thread.is_current:
             room = self._shared.changed.wait_for
             room(lambda: self._closed or kept.has_room(frame.nbytes), self._wait_s)
             self._check_open()
@@ -235,28 +203,13 @@ class Device:
     @property
     def trouble(self) -> str:
         """What is wrong, in one line; "" where nothing is known to be."""
-        return self._failure or self._shared.trouble or self._shared.silence
+        return self._thread.failure or self._shared.trouble or self._shared.silence
 
     @property
     def counters(self) -> Counters:
         """What became of the frames so far."""
-        shared = self._shared
-        with shared.changed:
-            kept, fresh = shared.kept.values(), shared.fresh.values()
-            return Counters(
-                sent=shared.sent,
-                again=shared.again,
-                receipted=shared.receipted,
-                waiting=sum(map(len, kept)),
-                forgotten=sum(one.forgotten for one in kept),
-                unproven=shared.unproven,
-                stale=sum(one.stale for one in fresh),
-                dropped=shared.dropped,
-                refused=shared.refused,
-                unread=shared.results.unread,
-                undecodable=shared.undecodable,
-                connections=shared.connections,
-            )
+        with self._shared.changed:
+            return self._shared.counters()
 
     def wait_online(self, timeout_s: float) -> bool:
         """Wait until it is connected; False after `timeout_s`."""
@@ -264,7 +217,7 @@ class Device:
 
     def wait_safe(self, timeout_s: float) -> bool:
         """Wait until every kept frame has its receipt and the others are written; False after `timeout_s`."""
-        return self._until(self._is_safe, timeout_s)
+        return self._until(self._shared.is_safe, timeout_s)
 
     # --- ending ---------------------------------------------------------------------------------------------------
 
@@ -278,17 +231,15 @@ class Device:
         Raises:
             UsageError: a callback of `on_result` calls it, which runs in the thread that would have to end.
         """
-        if threading.current_thread() is self._thread:
+        if self._thread.is_current:
             raise UsageError("expected close() from the device's own threads, came a result's callback")
         if self._closed:
-            return self._is_safe()
+            return self._shared.is_safe()
         safe = self.wait_safe(timeout_s)
         with self._shared.changed:
             self._closed = True
             self._shared.changed.notify_all()
-        if self._loop is not None and self._thread.is_alive():
-            self._call(self._session.end)
-        self._thread.join(_JOIN_S)
+        self._thread.end()
         self._shared.results.end()
         if self._shared.disk is not None:
             self._shared.disk.close()
@@ -316,57 +267,14 @@ class Device:
             if disk is not None and gone:
                 disk.remove(gone)
 
-    def _serve(self, started: threading.Event) -> None:
-        """The kit's thread."""
-
-        async def main() -> None:
-            self._loop = asyncio.get_running_loop()
-            self._loop.call_soon(started.set)
-            await self._session.run()
-
-        try:
-            asyncio.run(main())
-        except Exception as error:
-            log.exception("device %s: its thread ended", self.name)
-            with self._shared.changed:
-                self._failure = f"the device's thread ended: {told(error)}"
-                self._shared.online = False
-                self._shared.changed.notify_all()
-        finally:
-            started.set()
-            self._shared.results.end()
-
     def _check_open(self) -> None:
-        if self._closed or self._failure:
-            raise PenstockError(self._failure or f"expected an open device, {self.name!r} is closed")
-
-    def _is_safe(self) -> bool:
-        """Without a connection what is not kept is not waited for: it has `fresh_s`, and goes or not."""
-        shared = self._shared
-        fresh = shared.online and any(map(len, shared.fresh.values()))
-        return not fresh and not any(map(len, shared.kept.values()))
+        if self._closed or self._thread.failure:
+            raise PenstockError(self._thread.failure or f"expected an open device, {self.name!r} is closed")
 
     def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         with self._shared.changed:
-            self._shared.changed.wait_for(lambda: bool(self._failure) or condition(), timeout_s)
+            self._shared.changed.wait_for(lambda: bool(self._thread.failure) or condition(), timeout_s)
             return condition()
-
-    def _wake(self) -> None:
-        """Let the kit's thread look for what to send; once for many frames."""
-        if not self._pumping:
-            self._pumping = True
-            self._call(self._pump)
-
-    def _pump(self) -> None:
-        self._pumping = False
-        self._session.pump()
-
-    def _call(self, what: Callable[[], None]) -> None:
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(what)
-        except RuntimeError:  # the loop has ended: `_failure` says why
-            pass
 
 
 def _encoded(

@@ -1,7 +1,7 @@
 """The kit's side of the connection: sends what its streams have, hears receipts and results, says who is there.
 
-Runs on an event loop of its own in the kit's thread. What the device's threads share with it lies in `Shared`, under
-one condition; nothing here waits while it holds that, except for the disk.
+Runs on the event loop of the kit's thread. Nothing here waits while it holds the condition of what is shared, except for
+the disk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
-from threading import Condition
 
 import msgspec
 
@@ -19,11 +18,9 @@ from penstock_gateway.mqtt.link import MqttLink
 from penstock_gateway.wire import Result
 from penstock_models.errors import PenstockError
 from penstock_sim.device.connect import status
-from penstock_sim.device.disk import Disk
-from penstock_sim.device.fresh import Fresh
 from penstock_sim.device.kept import Kept
 from penstock_sim.device.message import Frame, is_numbered, message
-from penstock_sim.device.results import Results
+from penstock_sim.device.shared import Shared
 from penstock_sim.device.stall import Stall
 from penstock_sim.store import Receipt
 
@@ -32,24 +29,6 @@ AT_ONCE, AT_ONCE_BYTES = 256, 16 << 20
 
 _receipts = msgspec.json.Decoder(Receipt)
 _results = msgspec.json.Decoder(Result)
-
-
-class Shared:
-    """What the kit's thread and the device's own share; `changed` guards all of it."""
-
-    def __init__(self, disk: Disk | None, fresh_s: float) -> None:
-        self.changed = Condition()
-        self.disk = disk
-        self.fresh_s = fresh_s
-        self.kept: dict[str, Kept[Frame]] = {}
-        self.fresh: dict[str, Fresh[Frame]] = {}
-        self.results = Results(self.changed)
-        self.online = False
-        self.trouble = "not connected yet"
-        self.silence = ""
-        """What has no receipt for long, as text; beside `trouble`, since the connection may be well."""
-        self.connections = self.sent = self.again = self.receipted = self.unproven = self.undecodable = 0
-        self.dropped = self.refused = 0
 
 
 class Session:

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from penstock_models.errors import UsageError
 from penstock_models.measure import QUANTILES, BenchReport, Row
+from penstock_sim.plan.curve import Curve, between, mean, middle
 
 V = 1
 WARM_MS = 35.0
@@ -24,9 +25,6 @@ WARM_MS = 35.0
 
 Cost = Annotated[float, Meta(ge=0, le=1e9)]
 Milliseconds = Annotated[float, Meta(ge=0, le=60_000)]
-
-Curve = tuple[float, ...]
-"""Seconds at `QUANTILES`."""
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,7 +123,7 @@ class ModelProfile:
         above = min(bisect_right(counts, busy), len(counts) - 1)
         low, high = counts[max(above - 1, 0)], counts[above]
         share = 0.0 if high == low else min(max((busy - low) / (high - low), 0.0), 1.0)
-        found = _between(self._of_size(low, n), self._of_size(high, n), share)
+        found = between(self._of_size(low, n), self._of_size(high, n), share)
         if idle and self._cold is not None:
             # Measured for single items only; caches and clocks are as cold before a larger batch, which warms them.
             hot = self._hot[1][1]
@@ -140,7 +138,7 @@ class ModelProfile:
         place = bisect_right(known, n)
         if place < len(known):
             low, high = known[place - 1], known[place]
-            return _between(sizes[low], sizes[high], (n - low) / (high - low))
+            return between(sizes[low], sizes[high], (n - low) / (high - low))
         last = known[-1]
         slope = mean(sizes[last]) / last
         if len(known) > 1:
@@ -198,33 +196,6 @@ def read(name: str, files: Sequence[Path]) -> Profile:
             f"{', '.join(map(str, files))}: expected reports of `penstock model bench --json`, came none"
         )
     return Profile(name, msgspec.convert(facts, Facts, strict=False), models)
-
-
-def mean(curve: Curve) -> float:
-    """The average of a distribution whose quantiles are joined by straight lines."""
-    parts = zip(QUANTILES, QUANTILES[1:], curve, curve[1:])
-    return sum((after - before) * (low + high) / 2 for before, after, low, high in parts)
-
-
-def middle(curve: Curve) -> float:
-    return curve[_MIDDLE]
-
-
-def at(curve: Curve, share: float) -> float:
-    """What `share` (0 to 1) of the runs take at most."""
-    place = bisect_right(QUANTILES, share)
-    if place >= len(curve):
-        return curve[-1]
-    below = QUANTILES[place - 1]
-    low = curve[place - 1]
-    return low + (curve[place] - low) * (share - below) / (QUANTILES[place] - below)
-
-
-_MIDDLE = QUANTILES.index(0.5)
-
-
-def _between(one: Curve, other: Curve, share: float) -> Curve:
-    return one if share == 0.0 else tuple(a + (b - a) * share for a, b in zip(one, other))
 
 
 def _curve(row: Row, where: str) -> Curve:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock_models.items import Answer, Item, Outcome
+from penstock_sim.plan.curve import Curve, at
 from penstock_sim.plan.kernel import Kernel, Process
-from penstock_sim.plan.profile import Curve, ModelProfile, Profile, at
+from penstock_sim.plan.profile import ModelProfile, Profile
 
 LATELY_S = 0.25
 """What was busy counts for so long, fading."""

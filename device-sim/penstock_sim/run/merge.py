@@ -1,14 +1,33 @@
-"""The seconds and the books of several workers, made one. Pure."""
+"""The seconds and the books of several workers, made one."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from hdrh.histogram import HdrHistogram
 
 from penstock_sim.measure.window import MixSecond, new_histogram
 from penstock_sim.run import wire
+
+
+class Seconds:
+    """Gathers the same second of all workers; hands each on when it is whole."""
+
+    def __init__(self, count: int, each: Callable[[wire.Second], Awaitable[None]]) -> None:
+        self._count, self._each = count, each
+        self._found: dict[int, list[wire.Second]] = {}
+
+    async def take(self, second: wire.Second) -> None:
+        found = self._found.setdefault(second.number, [])
+        found.append(second)
+        if len(found) == self._count:
+            await self._each(seconds(self._found.pop(second.number)))
+
+    async def rest(self) -> None:
+        """Hand on the last ones, which some workers were done before."""
+        for number in sorted(self._found):
+            await self._each(seconds(self._found.pop(number)))
 
 
 def seconds(found: Sequence[wire.Second]) -> wire.Second:

@@ -11,14 +11,13 @@ import math
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import msgspec
 
 from penstock_gateway.config.values import BrokerUrl
-from penstock_models.errors import PenstockError
 from penstock_sim.faults.proxy import LinkProxy
 from penstock_sim.run import merge, timeline, wire
 from penstock_sim.run.broker_sampler import BrokerSampler
@@ -29,6 +28,7 @@ from penstock_sim.run.local import LocalSite, local_site
 from penstock_sim.run.processes import Worker, workers
 from penstock_sim.run.records import Event, Row, Summary, Writer
 from penstock_sim.run.sampling import Pids, Sampling, machine
+from penstock_sim.run.tasks import errors_as_they_are, run_all
 from penstock_sim.scenario import Loaded, Target
 from penstock_sim.scenario import faults as f
 from penstock_sim.site.gateway import Pages
@@ -176,7 +176,7 @@ class Run:
                 if message.ready:
                     return
 
-        await _all(one(number, heard) for number, heard in enumerate(streams))
+        await run_all(one(number, heard) for number, heard in enumerate(streams))
 
     async def _through(
         self,
@@ -196,7 +196,7 @@ class Run:
             self._writer.row(row)
             self._view.row(row, self._loaded.load.seconds)
 
-        seconds = Seconds(len(found), second)
+        seconds = merge.Seconds(len(found), second)
         books: list[wire.Done] = []
 
         async def one(heard: AsyncIterator[Any]) -> None:
@@ -207,13 +207,13 @@ class Run:
                     await seconds.take(message)
 
         faults = timeline.within(self._loaded.scenario.fault, self._loaded.load.seconds)
-        with _as_they_are():
+        with errors_as_they_are():
             async with asyncio.TaskGroup() as group:
                 folder = self._loaded.folder
                 acting = timeline.act(faults, self._began_s, link, site, self._fault, self._stop, folder)
                 group.create_task(acting, name="faults")
                 stopping = group.create_task(self._stopped(found), name="stop")
-                await _all(one(heard) for heard in streams)
+                await run_all(one(heard) for heard in streams)
                 await seconds.rest()
                 stopping.cancel()
         return merge.done(books)
@@ -239,25 +239,6 @@ class Run:
         return await pages.drained(earlier + sent, DRAIN_S)
 
 
-class Seconds:
-    """Gathers the same second of all workers; hands each on when it is whole."""
-
-    def __init__(self, count: int, each: Callable[[wire.Second], Awaitable[None]]) -> None:
-        self._count, self._each = count, each
-        self._found: dict[int, list[wire.Second]] = {}
-
-    async def take(self, second: wire.Second) -> None:
-        found = self._found.setdefault(second.number, [])
-        found.append(second)
-        if len(found) == self._count:
-            await self._each(merge.seconds(self._found.pop(second.number)))
-
-    async def rest(self) -> None:
-        """Hand on the last ones, which some workers were done before."""
-        for number in sorted(self._found):
-            await self._each(merge.seconds(self._found.pop(number)))
-
-
 def describe(fault: f.AnyFault) -> str:
     """A fault in words for the time line: its keys without the time."""
     keys = msgspec.structs.asdict(fault)
@@ -272,28 +253,3 @@ def _processes(found: list[Worker], site: LocalSite | None) -> dict[str, Pids]:
     if site is None:
         return own
     return own | {"broker": lambda: [site.broker.child.pid], "gateway": lambda: [site.gateway.child.pid]}
-
-
-async def _all(works: Iterable[Any]) -> None:
-    """Run all to the end; the first failure ends the others and is raised as it is."""
-    with _as_they_are():
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-
-
-@contextmanager
-def _as_they_are() -> Iterator[None]:
-    """The first of our own errors out of a group of tasks, in place of the group."""
-    try:
-        yield
-    except* PenstockError as errors:
-        raise next(_leaves(errors)) from None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from _leaves(one)
-    else:
-        yield error
