@@ -95,6 +95,7 @@ def topic(device: Device, n: int) -> None:
     device.send(n)
     if n == 5:
         device.send(0, topic="/" + device.topic("yard"))
+        device.send(0, topic=device.topic("yard", "frmae"))
 
 
 def content_type(device: Device, n: int) -> None:

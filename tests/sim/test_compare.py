@@ -114,6 +114,13 @@ def test_a_lost_frame_is_a_fact(a: float | None, b: float | None, expected: str 
     assert found.worse is (expected == "worse")
 
 
+def test_answers_to_frames_of_the_warm_up_are_not_more_than_all() -> None:
+    """The second after it has the answers of the one before, too."""
+    made = [row(n, {"cam": mix_second([10.0] * (40 if n == 10 else 20), sent=20)}) for n in range(100)]
+    share = by_name(compare(run(made), run(made)).figures)["cam.answered_share"]
+    assert (share.a, share.b, share.verdict) == (1.0, 1.0, "no difference seen")
+
+
 def test_a_mix_that_was_never_answered_is_not_judged_but_its_share_is() -> None:
     silent = [row(n, {"cam": mix_second([], sent=20)}) for n in range(30)]
     loud = [row(n, {"cam": mix_second([10.0] * 20)}) for n in range(30)]

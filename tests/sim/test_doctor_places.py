@@ -55,6 +55,7 @@ def test_topics_that_miss_the_grammar_are_astray_and_heard(topic: str) -> None:
     found = places.find(topic)
     assert isinstance(found, Astray) and not found.site
     assert hears(places, topic)
+    assert places.is_wanted(topic) == hears(places, topic, beside=False)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,7 @@ def test_topics_of_a_route(text: str, wanted: str, topic: str, place: object) ->
     places = Places("door", "home", "penstock", [text])
     assert places.wanted == [f"{DOOR}/#", wanted]
     assert places.find(topic) == place
+    assert place is None or places.is_wanted(topic)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +183,6 @@ def test_own_topics_are_judged_like_others() -> None:
     assert patient.faults() == {("content_type", "cameras/door/jpeg"): 5}
 
 
-def hears(places: Places, topic: str) -> bool:
-    return any(TopicFilter.parse(text).match(topic) for text in [*places.wanted, *places.strays])
+def hears(places: Places, topic: str, beside: bool = True) -> bool:
+    filters = [*places.wanted, *(places.strays if beside else [])]
+    return any(TopicFilter.parse(text).match(topic) for text in filters)

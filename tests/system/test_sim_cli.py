@@ -20,6 +20,7 @@ from tests.fakes.broker import mosquitto
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 WAIT_S = 50
+NOBODY = "mqtt://127.0.0.1:1"
 QUICK = """
 name = "quick"
 objectives = [{objectives}]
@@ -172,6 +173,28 @@ def test_nothing_is_held_within_a_deadline_that_nobody_meets(tmp_path: Path) -> 
     assert code == 1
     assert "no load of vib was held within 1 ms" in out and "saturates first: " in out
     assert "had no answer within 1 ms" in err
+
+
+def test_a_capacity_search_that_is_stopped_keeps_what_it_had(tmp_path: Path) -> None:
+    options = ("--route", "vib", "--deadline", "1000", "--probe", "2")
+    with started(tmp_path, "capacity", str(quick(tmp_path)), *options, "-o", "found") as process:
+        wait_for_rows(tmp_path / "found" / "001-probe-2", 1)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    assert "stopped: 1 devices of vib passed a probe, and nothing was held for 60 s" in out
+    found = json.loads((tmp_path / "found" / "capacity.json").read_text())
+    assert found["stopped"] and [step["devices"] for step in found["steps"]] == [1]
+
+
+def test_a_capacity_search_goes_into_a_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "found").mkdir()
+    options = ("--route", "vib", "--deadline", "1000", "-o", "found")
+    code, out, err = sim(tmp_path, "capacity", str(quick(tmp_path)), *options)
+    assert (code, out) == (2, "")
+    assert err == "penstock: expected to write the search's results to found: File exists\n"
+    code, _, err = sim(tmp_path, "capacity", str(quick(tmp_path)), *options, "-o", "new", "--url", NOBODY)
+    assert code == 1 and "nobody listens there" in err and not (tmp_path / "new").exists()
 
 
 def files(folder: Path) -> set[str]:

@@ -42,7 +42,8 @@ def capacity(
     """Search the largest load whose frames are answered in time, hold it, and say what saturates first.
 
     The number of devices is doubled until frames miss the deadline, then halved in between; what is found is held for the
-    dwell, and fails there when latency, queue or memory drift, or the box slows itself down. Exit code 1: nothing held.
+    dwell, and fails there when latency, queue or memory drift, or the box slows itself down. Ctrl-C ends the search with
+    what it has. Exit code 1: nothing held.
 
     \b
     Examples:
@@ -61,7 +62,11 @@ def capacity(
     wanted = Wanted(route, deadline, missed / 100)
     with CapacityView(Console(stderr=True), quiet=json) as view:
         plan = Plan(most=most, probe_s=probe, dwell_s=dwell)
-        found = asyncio.run(CapacityRun(loaded, wanted, plan, folder, view).go())
+        search = CapacityRun(loaded, wanted, plan, folder, view)
+        try:
+            found = asyncio.run(search.go())
+        except KeyboardInterrupt:
+            found = search.stopped()
     save(found, folder)
     if json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")

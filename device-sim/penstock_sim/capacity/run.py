@@ -5,6 +5,7 @@ Owns the order of things and the site, which all levels share.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from penstock_models.errors import PenstockError
+from penstock_models.errors import PenstockError, UsageError
 from penstock_sim.capacity import limit
 from penstock_sim.capacity.limit import Limit
 from penstock_sim.capacity.probe import Probed, Wanted, at_level, probe
@@ -46,7 +47,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
-    """`devices` is the largest number that was held, 0 where none was; `limit` what stood in the way of more."""
+    """`devices` is the largest number that was held, 0 where none was; `limit` what stood in the way of more.
+
+    `stopped`: somebody ended the search before it was done; `steps` are those that were.
+    """
 
     v: int = V
     route: str
@@ -59,6 +63,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     limit: Limit
     steps: tuple[Step, ...]
     machine: Machine
+    stopped: bool = False
 
 
 class CapacityRun:
@@ -72,15 +77,29 @@ class CapacityRun:
         """Search and hold.
 
         Raises:
-            UsageError: the scenario has no such devices, or cannot be run here.
+            UsageError: the scenario has no such devices, or cannot be run here, or the folder is there already.
             PenstockError: something did not start or died, or the books differ.
         """
         highest = at_level(self._loaded, self._wanted, self._plan.most, 1.0).devices
         allow_connections(highest)
-        async with self._site(highest) as site:
-            found = await self._search(site)
-            held = await self._hold(site, found) if found else None
+        try:
+            self._folder.mkdir(parents=True)
+        except OSError as error:
+            raise UsageError(
+                f"expected to write the search's results to {self._folder}: {error.strerror}"
+            ) from None
+        try:
+            async with self._site(highest) as site:
+                found = await self._search(site)
+                held = await self._hold(site, found) if found else None
+        finally:
+            with contextlib.suppress(OSError):  # there are results in it
+                self._folder.rmdir()
         return self._capacity(held)
+
+    def stopped(self) -> Capacity:
+        """What was found until the search was cancelled."""
+        return msgspec.structs.replace(self._capacity(None), stopped=True)
 
     @asynccontextmanager
     async def _site(self, streams: int) -> AsyncIterator[LocalSite | None]:

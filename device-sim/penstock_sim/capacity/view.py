@@ -71,6 +71,10 @@ def step_line(step: Step) -> str:
 
 
 def closing_lines(found: Capacity) -> Iterator[str]:
+    if found.stopped:
+        passed = max((step.devices for step in found.steps if step.passed), default=0)
+        yield f"stopped: {passed} devices of {found.route} passed a probe, and nothing was held for {found.dwell_s:g} s"
+        return
     if found.held is None:
         yield f"no load of {found.route} was held within {found.deadline_ms} ms"
     else:

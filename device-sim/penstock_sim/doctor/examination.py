@@ -208,7 +208,10 @@ class Examination:
             yield f"a device of that name is heard elsewhere too: {_some(self._other_sites)}"
         if not self.frames:
             where = ", ".join(self._places.wanted)
-            yield f"listened at {where}: is the device on, is this its broker, may this user read there?"
+            yield (
+                f"no frame that a gateway takes came at {where}: is the device on, is this its broker, may this user"
+                " read there?"
+            )
         if not self.frames and self._from_status.state:
             yield f"its status says {self._from_status.state!r}"
         if not self.frames and self._elsewhere:

@@ -25,7 +25,7 @@ from penstock_gateway.mqtt.wire import text, varint
 from penstock_models.errors import PenstockError
 from penstock_sim.doctor.broker_log import BrokerLog, connections
 from penstock_sim.doctor.examination import Examination, Report
-from penstock_sim.doctor.places import Place, Places
+from penstock_sim.doctor.places import Places
 from penstock_sim.doctor.reach import Reach
 from penstock_sim.doctor.streams import USUAL, Rules
 from penstock_sim.load.connection import Connection, ConnectionLost, OnMessages, Refused
@@ -127,7 +127,7 @@ async def watch(wanted: Watch, stop: asyncio.Event, on_progress: OnProgress) -> 
         exam.take(messages, time.monotonic(), time.time_ns() // 1_000_000)
 
     def take_strays(messages: Sequence[Message]) -> None:
-        take([m for m in messages if not isinstance(places.find(m.topic), Place)])
+        take([m for m in messages if not places.is_wanted(m.topic)])
 
     async with contextlib.AsyncExitStack() as ears:
         near = await listen_to(options, take)

@@ -72,6 +72,11 @@ class Places:
             return []
         return ["+/" * depth + self._device + "/#" for depth in range(_DEPTH)]
 
+    def is_wanted(self, topic: str) -> bool:
+        """Whether it comes by the filters of `wanted`, as far as `find` judges it."""
+        inside = topic.split("/")[: len(self._prefix)] == self._prefix
+        return inside or any(own.match(topic) is not None for own in self._own)
+
     def find(self, topic: str) -> Place | Astray | None:
         """Judge a topic; None where it is none of Penstock's, or another device's."""
         levels = topic.split("/")

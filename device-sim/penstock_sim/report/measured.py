@@ -84,10 +84,11 @@ def _counts(mix: MixSeries, name: str) -> Floats:
 
 
 def _share(over: float, under: float) -> float:
-    return over / under if under else math.nan
+    """At most 1: the first answers of some seconds are to frames that were sent before."""
+    return min(over / under, 1.0) if under else math.nan
 
 
 def _shares(weights: Counts, mix: MixSeries, above: str, below: str) -> Floats:
     steps = weights.shape[1]
     over, under = (weights @ _counts(mix, name)[:steps] for name in (above, below))
-    return np.divide(over, under, out=np.full_like(over, np.nan), where=under > 0)
+    return np.minimum(np.divide(over, under, out=np.full_like(over, np.nan), where=under > 0), 1.0)
