@@ -88,3 +88,18 @@ def from_disk(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ if seen is not None else None
     return False
+
+
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "bad_alloc",
+    "MemoryError",
+    "Unable to allocate",
+    "Cannot allocate memory",
+    "can't start new thread",
+)
+
+
+def out_of_memory(text: str) -> bool:
+    """Whether a message says that memory was refused. The libraries have no common class for it, only these words."""
+    return any(words in text for words in _OUT_OF_MEMORY)

@@ -20,7 +20,7 @@ from penstock_models.bundle import Bundle
 from penstock_models.carried import Carried, Memory
 from penstock_models.devices.cache import ModelCache
 from penstock_models.engine import Engine, OutputError
-from penstock_models.errors import BundleError, GoldenError
+from penstock_models.errors import BundleError, GoldenError, out_of_memory
 from penstock_models.feeding import Fed, Feeder, Pictures, takes_pictures
 from penstock_models.images import MAX_PIXELS
 from penstock_models.items import Answer, Item, Outcome, Refusal, ServableInfo
@@ -336,7 +336,9 @@ def _warm_up(engine: Engine) -> float:
     if engine.max_batch > 1 and not engine.fixed:
         try:
             engine.trial(2)
-        except RunError:
+        except RunError as error:
+            if out_of_memory(str(error)):
+                raise  # that says nothing of the model: who sees less memory free must not take it for one without batches
             engine.limit(1)
     times: list[float] = []
     until = time.perf_counter() + WARMUP_S

@@ -21,7 +21,7 @@ from penstock_models import golden, safety
 from penstock_models.allocator import keep_freed_memory
 from penstock_models.archive import MAX_TOTAL_BYTES
 from penstock_models.bundle import Bundle, memory_bundle, open_bundle
-from penstock_models.errors import GoldenError, PenstockError
+from penstock_models.errors import GoldenError, PenstockError, out_of_memory
 from penstock_models.items import Item, Refusal
 from penstock_models.manifest import TensorSpec
 from penstock_models.runtimes import available, open_session
@@ -35,7 +35,6 @@ from penstock_models.vetting.verdict import (
     Progress,
     Request,
     Vetted,
-    out_of_memory,
     over_memory,
     reason_of,
     refused,

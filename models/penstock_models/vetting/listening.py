@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 import msgspec
 
 from penstock_models.children import ending
-from penstock_models.errors import one_line
+from penstock_models.errors import one_line, out_of_memory
 from penstock_models.gaps import Gaps
 from penstock_models.vetting.verdict import (
     Limits,
@@ -25,7 +25,6 @@ from penstock_models.vetting.verdict import (
     Reason,
     Said,
     Vetted,
-    out_of_memory,
     over_memory,
     refused,
     tidy,

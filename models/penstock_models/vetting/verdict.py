@@ -57,14 +57,6 @@ _ERRORS: dict[Reason, type[PenstockError]] = {
     "bundle": BundleError,  # the last: GoldenError is one too
 }
 
-_OUT_OF_MEMORY = (
-    "Failed to allocate memory",
-    "bad_alloc",
-    "MemoryError",
-    "Unable to allocate",
-    "Cannot allocate memory",
-)
-
 Kind = Literal["bundle", "bare", "pack", "model"]
 """What is tried: a bundle (a file or a folder); a folder with a single model file, made a bundle in the child; the same, and
 the bundle is written, and not tried; one model file."""
@@ -174,11 +166,6 @@ def life_s(verdict: Vetted) -> float | None:
     long enough that nobody who asks in a loop keeps a core busy. A busy box, a missing device or a fault of ours is not kept at all.
     """
     return None if verdict.ok else _LIFE_S.get(verdict.reason, 0.0)
-
-
-def out_of_memory(text: str) -> bool:
-    """Whether a message says that memory was refused. The libraries have no common class for it, only these words."""
-    return any(words in text for words in _OUT_OF_MEMORY)
 
 
 def over_memory(limit_bytes: int, stage: str, text: str) -> str:
