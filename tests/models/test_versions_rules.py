@@ -17,6 +17,7 @@ from penstock_models.errors import (
     TemporaryError,
     UsageError,
 )
+from penstock_models.runtimes.session import RunError
 from penstock_models.store import parse_reference
 from penstock_models.versions import labels, memory, policy
 from penstock_models.versions.aspiring import aspired
@@ -118,6 +119,7 @@ def from_disk() -> BundleError:
         (OSError(5, "input/output error"), "io", False),
         (from_disk(), "io", False),
         (MemoryError(), "memory", False),
+        (RunError("Failed to allocate memory for requested buffer of size 64000000"), "memory", False),
         (ValueError("ours"), "internal", False),
     ],
 )

@@ -152,13 +152,13 @@ def test_good_models_of_the_kit_pass(realdata: Path, name: str) -> None:
 
 
 # Threads reserve some 130 MB of address space or not, as they meet: 80 is too little for two rows at once, 300 for eight.
-@pytest.mark.parametrize(("memory_mb", "while_"), [(80, "while "), (300, "while running batches of 8")])
-def test_a_batch_that_does_not_fit_is_no_half_batch(tmp_path: Path, memory_mb: int, while_: str) -> None:
+@pytest.mark.parametrize(("memory_mb", "stage"), [(80, "while "), (300, "while running batches of 8")])
+def test_a_batch_that_does_not_fit_is_no_half_batch(tmp_path: Path, memory_mb: int, stage: str) -> None:
     """The golden sample alone is right, and so would be the halves of a batch: in a process without limits it would be
     run whole. Every batch size is run, one after the other."""
     path = vetted_files.bundle(tmp_path, vetted_files.quadratic_batch(), golden=1.0)
     found = vet_blocking(path, limits=Limits(memory_bytes=memory_mb * 10**6))
-    assert (found.reason, while_ in found.message) == ("memory", True), found
+    assert (found.reason, stage in found.message) == ("memory", True), found
 
 
 def test_a_large_model_passes_where_the_limit_allows(realdata: Path) -> None:

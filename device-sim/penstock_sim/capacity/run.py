@@ -166,6 +166,7 @@ def save(capacity: Capacity, folder: Path) -> Path:
     """
     file = folder / "capacity.json"
     try:
+        folder.mkdir(parents=True, exist_ok=True)  # a search that was stopped at once left none
         file.write_bytes(msgspec.json.format(msgspec.json.encode(capacity)))
     except OSError as error:
         raise PenstockError(f"expected to write {file}: {error.strerror}") from None

@@ -4,8 +4,8 @@ The rule is Earliest Eligible Virtual Deadline First (Stoica and Abdel-Wahab, 19
 really have. The virtual clock stands at the mean, by weight, of what those in line got: a request moves it by one over the
 sum of the weights. Who was served moves ahead by one over its own weight, and is eligible again when the clock has caught up.
 Who leaves takes what it got along, so that those who stay are owed nothing for it, and comes back as far behind the others
-as it left them, or one request more at most: idling earns next to nothing. Where nobody has a deadline, who had least goes first (Start-time
-Fair Queueing).
+as it left them, or one request more at most: idling earns next to nothing. Where nobody has a deadline, who had least goes
+first (Start-time Fair Queueing).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from penstock_models.errors import (
     UsageError,
     from_disk,
     one_line,
+    out_of_memory,
 )
 
 RETRIES = 5
@@ -59,7 +60,7 @@ def classify(error: BaseException) -> Failure:
             return Failure("bundle", text, True)
         case UsageError():
             return Failure("usage", text, True)
-        case MemoryError():
+        case _ if isinstance(error, MemoryError) or out_of_memory(text):
             return Failure("memory", text, False)
     return Failure("internal", text, False)
 
