@@ -11,7 +11,6 @@ busy event loop may hold that for milliseconds: so a commit is a handful of stat
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from penstock_gateway.identity import Sealed
+from penstock_gateway.journal_disk import disk_free, reserve, size
 from penstock_gateway.journal_rows import Bulk, Entry, columns_of, entry_of
 from penstock_gateway.journal_space import Space, Usage, divide, growth
 from penstock_gateway.journal_sqlite import (
@@ -125,9 +125,13 @@ class JournalFile:
         try:
             opened = self._recover(now_ms, max_streams, reports)
         except sqlite3.OperationalError as exc:
-            if not is_full(exc) or not self.release_ballast():
+            if not is_full(exc):
                 raise
+            self.release_ballast()
+            with contextlib.suppress(DiskFull):  # then what the log's file has left must do
+                self.checkpoint()
             opened = self._recover(now_ms, max_streams, reports)
+        reserve(self._log, self.space.log)
         self.restore_ballast()
         self._measure()
         return opened
@@ -215,6 +219,7 @@ class JournalFile:
             if self.usage.log > self.space.log:  # one turn of the loop brought more than a commit's worth
                 with contextlib.suppress(DiskFull):  # the commit stands: it must not be tried again
                     self.checkpoint("TRUNCATE")
+                    reserve(self._log, self.space.log)
                 self._measure()
             return self.usage
 
@@ -256,7 +261,7 @@ class JournalFile:
     def _measure(self) -> None:
         (pages,) = self._db.execute("PRAGMA page_count").fetchone()
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        self.usage = Usage(pages, free, _size(self._log))
+        self.usage = Usage(pages, free, size(self._log))
 
     def check_room(self, nbytes: int) -> None:
         """Make sure that rows of that footprint fit, before SQLite wedges itself on trying.
@@ -269,7 +274,7 @@ class JournalFile:
             return
         # Where the ballast is gone, its room is for fates, and to lay it again.
         kept = 0 if self._ballast.exists() else self.space.ballast
-        free = max(0, _disk_free(self.path.parent) - kept)
+        free = max(0, disk_free(self.path.parent) - kept)
         if self._grows(nbytes, self.space.checkpoint_pages) <= free:
             return
         self.checkpoint()
@@ -305,15 +310,10 @@ class JournalFile:
 
     def restore_ballast(self) -> None:
         """Lay the ballast again where the disk has room for it twice."""
-        if self._ballast.exists() or _disk_free(self.path.parent) < 2 * self.space.ballast:
+        if self._ballast.exists() or disk_free(self.path.parent) < 2 * self.space.ballast:
             return
-        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, self.space.ballast)
-        except OSError:
+        if not reserve(self._ballast, self.space.ballast):
             self._ballast.unlink()
-        finally:
-            os.close(fd)
 
     def read(self, after: int, before: int, max_bytes: int) -> list[Entry]:
         """Rows of (after, before) in order: as many as `max_bytes` of payload hold, and at least one if there is one."""
@@ -341,21 +341,9 @@ def _text(value: object) -> str:
     return _encode_json(value).decode()
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _disk_free(folder: Path) -> int:
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize
-
-
 def _divide(path: Path, max_bytes: int, max_entry: int) -> Space:
-    own = sum(_size(path.with_name(path.name + end)) for end in ("", "-wal", ".ballast"))
-    return divide(max_bytes, max_entry, _disk_free(path.parent), own, str(path.parent))
+    own = sum(size(path.with_name(path.name + end)) for end in ("", "-wal", ".ballast"))
+    return divide(max_bytes, max_entry, disk_free(path.parent), own, str(path.parent))
 
 
 def wall_ms() -> int:

@@ -7,8 +7,8 @@
         └── capacity the part that new rows may fill; the rest takes what was on its way when it became full
 
 SQLite in WAL mode cannot even delete on a full disk, since a deletion is written to the log first. So nothing is
-written that the disk may not hold twice, in log and database, and the log's file is not given back while it is within
-its share: what it once took is the room in which deletions can be written for ever after.
+written that the disk may not hold twice, in log and database, and the log's file takes its share from the beginning and
+does not give it back: that is the room in which deletions, and the books of the next start, can always be written.
 """
 
 from __future__ import annotations
