@@ -31,6 +31,7 @@ def test_every_ready_scenario_is_run_here() -> None:
     assert set(ready()) == set(SHORT)
 
 
+@pytest.mark.timeout(2400)  # the long form is half an hour of scenarios
 async def test_the_ready_scenarios_close_their_books(
     tmp_path: Path, soak: bool, record_property: Callable[[str, object], None]
 ) -> None:
