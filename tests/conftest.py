@@ -34,10 +34,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("penstock")
 
 
+NO_REALDATA = "no real data: neither PENSTOCK_REALDATA nor ../shared/realdata holds an expected.json"
+
+
 def realdata_path() -> Path | None:
     """Return the kit's folder: PENSTOCK_REALDATA, else ../shared/realdata beside the checkout; None without it."""
     folder = Path(os.environ.get("PENSTOCK_REALDATA") or ROOT.parent / "shared" / "realdata")
     return folder if (folder / "expected.json").is_file() else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked and does not ask for the fixture: a parameter of a test, say."""
+    if item.get_closest_marker("realdata") is not None and realdata_path() is None:
+        pytest.skip(NO_REALDATA)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +54,7 @@ def realdata() -> Path:
     """Return the kit's folder, or skip the test with the reason."""
     folder = realdata_path()
     if folder is None:
-        pytest.skip("no real data: neither PENSTOCK_REALDATA nor ../shared/realdata holds an expected.json")
+        pytest.skip(NO_REALDATA)
     return folder
 
 

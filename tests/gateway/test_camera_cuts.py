@@ -37,7 +37,7 @@ def test_a_silent_camera_is_noticed_and_nothing_old_passes_for_new(kind: type[Ca
     with kind(20) as camera, watched(camera) as seen:
         seen.some(5)
         camera.freeze()
-        wait_for(lambda: seen.source.status.state is State.LOST)
+        wait_for(lambda: seen.source.status.state is State.LOST, 20.0)
         camera.thaw()
         back = time.monotonic()
         seen.some(5)
