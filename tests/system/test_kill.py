@@ -118,7 +118,6 @@ def test_a_broker_with_a_short_queue_loses_and_the_ledger_says_how_many(tmp_path
     """A stock Mosquitto keeps 1,000 messages for an absent gateway and drops the rest, telling nobody."""
     with mosquitto() as broker, a_gateway(tmp_path, broker.url, login=False, gap_s=2.0) as gw:
         gw.wait_ready()
-        results = Results(broker.port)
         flow = Flow(broker.port, "door", WINDOW, rate=1000)
         gw.wait_for(lambda: gw.ledger()["answered"] > 500, "answers too little")
         gw.kill()
@@ -132,12 +131,9 @@ def test_a_broker_with_a_short_queue_loses_and_the_ledger_says_how_many(tmp_path
         lost = len(sent) - fates
         gw.wait_for(lambda: gw.ledger()["missing_upstream"] >= lost, "has not counted the loss")
         page = gw.status()
-        results.wait_for(fates)
-        results.close()
 
     assert lost > 500, "the broker kept more than this test expects of a stock one"
     missing = page["ledger"]["missing_upstream"] + sum(
         s["ledger"]["missing_upstream"] for s in page["starts"]
     )
     assert missing == lost
-    assert len(results.seen) == fates
