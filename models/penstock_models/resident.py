@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 _PROC = Path("/proc")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
@@ -33,6 +34,23 @@ def own_resident_bytes() -> int:
         return 0
 
 
+def own_anonymous_bytes() -> int:
+    """This process's resident pages that no file backs: its heap. 0 where the system does not tell.
+
+    Unlike RSS it does not shrink when the kernel takes back pages of libraries and mapped files.
+    """
+    try:
+        resident, shared = _pages(os.getpid(), _PROC)
+    except OSError:
+        return 0
+    return (resident - shared) * _PAGE_BYTES
+
+
 def _resident(pid: int, proc: Path) -> int:
-    pages = int((proc / str(pid) / "statm").read_bytes().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return _pages(pid, proc)[0] * _PAGE_BYTES
+
+
+def _pages(pid: int, proc: Path) -> tuple[int, int]:
+    """Resident, and those of them that files or shared memory back."""
+    fields = (proc / str(pid) / "statm").read_bytes().split()
+    return int(fields[1]), int(fields[2])

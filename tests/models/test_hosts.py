@@ -23,7 +23,7 @@ from penstock_models.executor import MAX_STUCK, ThreadExecutor
 from penstock_models.hosts import Host
 from penstock_models.isolation.thread_host import ThreadHost
 from penstock_models.items import Item, Outcome
-from penstock_models.resident import own_resident_bytes, proportional_bytes
+from penstock_models.resident import own_anonymous_bytes, own_resident_bytes, proportional_bytes
 from penstock_models.servable import Servable
 from tests.models import vetted_files
 from tests.models.hosted import FOREVER, until, written
@@ -176,6 +176,16 @@ def test_resident_bytes_of_a_process() -> None:
     assert 0 < proportional_bytes(os.getpid()) <= own_resident_bytes() * 1.1
     with pytest.raises(OSError):
         proportional_bytes(2**30)
+
+
+def test_pages_of_files_are_no_anonymous_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(64 * 1024**2))
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        resident, anonymous = own_resident_bytes(), own_anonymous_bytes()
+        assert not any(mapped[:: mmap.PAGESIZE])
+        assert own_resident_bytes() - resident > 40e6
+        assert abs(own_anonymous_bytes() - anonymous) < 20e6
 
 
 def in_a_thread(act: Callable[[], object]) -> object:

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 
 from penstock_models.devices.cache import CacheKey, MadeElsewhere, ModelCache
-from penstock_models.resident import own_resident_bytes
+from penstock_models.resident import own_anonymous_bytes
 
 FILE = "model.onnx"
 WORTH = 0.75  # of the plain load's time, at most, for an entry to be used
@@ -60,9 +60,9 @@ def opened(data: bytes, build: Callable[[bytes, Wish], Any], cache: ModelCache, 
 
 def _made(data: bytes, build: Callable[[bytes, Wish], Any], cache: ModelCache, key: CacheKey) -> Any:
     """The model's own session; beside it an entry is made, if only to say that it does not pay."""
-    before = own_resident_bytes()
+    before = own_anonymous_bytes()
     session, plain_s = _timed(build, data, as_ever)
-    unfolds = own_resident_bytes() - before > GROWTH * len(data) + SPARE_BYTES
+    unfolds = own_anonymous_bytes() - before > GROWTH * len(data) + SPARE_BYTES
     with contextlib.suppress(MadeElsewhere, OSError), cache.making(key) as folder:
         facts = {"pays": 0.0} if unfolds else _measured(data, build, session, plain_s, folder / FILE)
         if not facts["pays"]:
