@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 _PROC = Path("/proc")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
@@ -40,17 +39,18 @@ def own_anonymous_bytes() -> int:
     Unlike RSS it does not shrink when the kernel takes back pages of libraries and mapped files.
     """
     try:
-        resident, shared = _pages(os.getpid(), _PROC)
+        resident, shared = _mapped(os.getpid(), _PROC)
     except OSError:
         return 0
-    return (resident - shared) * _PAGE_BYTES
+    return resident - shared
 
 
 def _resident(pid: int, proc: Path) -> int:
-    return _pages(pid, proc)[0] * _PAGE_BYTES
+    return _mapped(pid, proc)[0]
 
 
-def _pages(pid: int, proc: Path) -> tuple[int, int]:
-    """Resident, and those of them that files or shared memory back."""
+def _mapped(pid: int, proc: Path) -> tuple[int, int]:
+    """Bytes of resident pages, and of those of them that files or shared memory back."""
     fields = (proc / str(pid) / "statm").read_bytes().split()
-    return int(fields[1]), int(fields[2])
+    page_bytes = os.sysconf("SC_PAGE_SIZE")  # not at import: systems without /proc have no such call either
+    return int(fields[1]) * page_bytes, int(fields[2]) * page_bytes

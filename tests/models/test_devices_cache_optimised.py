@@ -1,6 +1,5 @@
 """The CPU's optimised graph: the same answers at every load, kept where it pays, no harm where it cannot be."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from penstock_models.errors import ModelRefused
 from penstock_models.executor import ThreadExecutor
 from penstock_models.runtimes import optimised
 from penstock_models.runtimes.ort import OrtSession, cache_key
+from tests.models.alone import alone
 from tests.models.loaded import bundle, floats, looper, output, picker, scaler
 from tests.models.model_caches import KEY, size
 from tests.models.onnx_files import autoencoder, classifier, model, tensor, weight
@@ -136,17 +136,27 @@ def test_file_pays_that_is_quicker_and_the_very_same(
     assert (found.folder / optimised.FILE).exists() == bool(pays)
 
 
-def test_model_that_unfolds_is_not_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def written(*_: object) -> None:
-        raise AssertionError("100 MB of constants must not reach the disk")
+def test_model_that_unfolds_is_not_written_out(tmp_path: Path) -> None:
+    alone(
+        f"""
+from pathlib import Path
+from penstock_models.devices.cache import ModelCache
+from penstock_models.runtimes import optimised
+from penstock_models.runtimes.ort import OrtSession, cache_key
+from tests.models.model_caches import size
+from tests.models.test_devices_cache_optimised import run, unfolding
 
-    monkeypatch.setattr(optimised, "_measured", written)
-    cache = ModelCache(tmp_path)
-    expected = run(OrtSession.open(unfolding(), ("cpu",), 1))
-    gc.collect()  # what earlier tests left must not be freed while the process's growth is measured
-    assert run(OrtSession.open(unfolding(), ("cpu",), 1, cache)) == expected
-    found = cache.find(cache_key(unfolding(), "cpu", 1))
-    assert found is not None and found.facts["pays"] == 0.0 and size(cache) < 10_000
+def written(*_):
+    raise AssertionError("100 MB of constants must not reach the disk")
+
+optimised._measured = written
+cache = ModelCache(Path({str(tmp_path)!r}))
+expected = run(OrtSession.open(unfolding(), ("cpu",), 1))
+assert run(OrtSession.open(unfolding(), ("cpu",), 1, cache)) == expected
+found = cache.find(cache_key(unfolding(), "cpu", 1))
+assert found is not None and found.facts["pays"] == 0.0 and size(cache) < 10_000
+"""
+    )
 
 
 def test_broken_model_is_refused_as_without_a_cache(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import mmap
 import os
 import platform
 import subprocess
@@ -23,9 +22,10 @@ from penstock_models.executor import MAX_STUCK, ThreadExecutor
 from penstock_models.hosts import Host
 from penstock_models.isolation.thread_host import ThreadHost
 from penstock_models.items import Item, Outcome
-from penstock_models.resident import own_anonymous_bytes, own_resident_bytes, proportional_bytes
+from penstock_models.resident import proportional_bytes
 from penstock_models.servable import Servable
 from tests.models import vetted_files
+from tests.models.alone import alone
 from tests.models.hosted import FOREVER, until, written
 from tests.models.loaded import bundle, fates, floats, integers, looper, output, scaler
 from tests.models.onnx_files import model, tensor, weight
@@ -168,12 +168,18 @@ async def test_what_a_version_takes_is_measured_where_it_is_loaded(
 
 
 def test_resident_bytes_of_a_process() -> None:
-    before = own_resident_bytes()
-    with mmap.mmap(-1, 64 * 1024**2) as held:  # not from the heap, which may have room left
-        held.write(b"x" * len(held))
-        assert 40e6 < own_resident_bytes() - before < 140e6
-    assert own_resident_bytes() < before + 40e6
-    assert 0 < proportional_bytes(os.getpid()) <= own_resident_bytes() * 1.1
+    alone(
+        """
+import mmap, os
+from penstock_models.resident import own_resident_bytes, proportional_bytes
+before = own_resident_bytes()
+with mmap.mmap(-1, 64 * 1024**2) as held:  # not from the heap, which may have room left
+    held.write(b"x" * len(held))
+    assert 40e6 < own_resident_bytes() - before < 140e6
+assert own_resident_bytes() < before + 40e6
+assert 0 < proportional_bytes(os.getpid()) <= own_resident_bytes() * 1.1
+"""
+    )
     with pytest.raises(OSError):
         proportional_bytes(2**30)
 
@@ -181,11 +187,17 @@ def test_resident_bytes_of_a_process() -> None:
 def test_pages_of_files_are_no_anonymous_bytes(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(64 * 1024**2))
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        resident, anonymous = own_resident_bytes(), own_anonymous_bytes()
-        assert not any(mapped[:: mmap.PAGESIZE])
-        assert own_resident_bytes() - resident > 40e6
-        assert abs(own_anonymous_bytes() - anonymous) < 20e6
+    alone(
+        f"""
+import mmap
+from penstock_models.resident import own_anonymous_bytes, own_resident_bytes
+with open({str(file)!r}, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    resident, anonymous = own_resident_bytes(), own_anonymous_bytes()
+    assert not any(mapped[:: mmap.PAGESIZE])
+    assert own_resident_bytes() - resident > 40e6
+    assert abs(own_anonymous_bytes() - anonymous) < 20e6
+"""
+    )
 
 
 def in_a_thread(act: Callable[[], object]) -> object:
